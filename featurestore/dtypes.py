@@ -1,0 +1,1133 @@
+"""Types of features: how they are spelled, what they accept, what is stored of them.
+
+::
+
+      spelling              Python in (check)              physical       Python out (to_python)
+      ───────────────────   ────────────────────────────   ────────────   ──────────────────────
+      bool                  bool                           bool           bool
+      int8 16 32 64         int in range; 3.0              int            int
+      float32 float64       float; int if exact            float          float
+      string                str                            str            str
+      binary                bytes, bytearray, memoryview   bytes          bytes
+      timestamp             see event_time                 int, µs        datetime, aware, UTC
+      date                  date, "2013-01-01"             int, days      date
+      list<any of these>    list, tuple, 1-d ndarray       list, None ok  list
+      vector<float32, 128>  the same, of exactly 128       list           list
+
+*Physical* values are what the encodings and the engine see; days and microseconds count from
+1970-01-01 UTC.  numpy's scalars are accepted wherever Python's are.
+
+**Only lossless casts.**  A value is stored as it is or refused: ``True`` is not 1, ``"1"`` is not
+1, 300 is no int8, 2.5 is no int, and 2**53 + 1 is no float64.  One way back is closed as well: a
+float of 2**53 or more is no int, since whatever integer it once was may be rounded already.
+A Python float given to a float32 feature is rounded to the nearest (as ``numpy.float32(x)`` does,
+Python having no other float), but a *column* of float64 is refused unless every value survives:
+there the caller has a type to choose.
+
+**Null is not a value.**  :func:`is_null` says what counts as missing (``None``, ``pandas.NaT``,
+``pandas.NA``, ``numpy.datetime64("NaT")``); the caller asks it first.  NaN is a float like others.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import lru_cache
+from math import isnan
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from featurestore.arrays import Refused, null_where, plain_array, without_rows
+from featurestore.errors import InvalidEventTime, InvalidRecord, InvalidSchema, did_you_mean
+from featurestore.event_time import read_times, to_datetime, to_us
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import tzinfo
+
+    import pyarrow as pa
+
+Physical = bool | int | float | str | bytes | list[Any]
+"""A value as the encodings see it; null is a bit beside it."""
+
+VECTOR_LENGTH_MAX = 65_536
+"""More components than fit in one record as float32, so the record limit speaks first."""
+
+SAFE_INTEGER_MAX = 2**53 - 1
+"""The largest n for which n and n + 1 are different doubles, and so a double surely means n."""
+
+EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+MIN_DAYS = date.min.toordinal() - EPOCH_ORDINAL
+MAX_DAYS = date.max.toordinal() - EPOCH_ORDINAL
+
+_INT_MIN = {bits: -(2 ** (bits - 1)) for bits in (8, 16, 32, 64)}
+_INT_MAX = {bits: 2 ** (bits - 1) - 1 for bits in (8, 16, 32, 64)}
+_FLOAT32 = struct.Struct("<f")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_NESTED = frozenset({"list", "vector"})
+_NOT_AS_STORED = frozenset({"timestamp", "date", "list"})
+
+# What people write for these types elsewhere.
+_ELSEWHERE = {
+    "boolean": "bool",
+    "byte": "int8",
+    "short": "int16",
+    "int": "int64",
+    "integer": "int64",
+    "long": "int64",
+    "bigint": "int64",
+    "integral": "int64",
+    "float": "float64",
+    "double": "float64",
+    "fractional": "float64",
+    "half": "float32",
+    "str": "string",
+    "text": "string",
+    "varchar": "string",
+    "object": "string",
+    "bytes": "binary",
+    "blob": "binary",
+    "datetime": "timestamp",
+    "timestamptz": "timestamp",
+    "date32": "date",
+    "day": "date",
+    "list": "list<int64>",
+    "array": "list<int64>",
+    "vector": "vector<float32, 128>",
+    "embedding": "vector<float32, 128>",
+}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DType:
+    """The type of a feature.  Usually made by :func:`parse_dtype` or :func:`from_arrow`.
+
+    Attributes
+    ----------
+    kind : str
+        ``"bool"``, ``"int"``, ``"float"``, ``"string"``, ``"binary"``, ``"timestamp"``,
+        ``"date"``, ``"list"`` or ``"vector"``.
+    bits : int
+        Width of an int (8, 16, 32, 64), a float, or a vector's floats (32, 64); else 0.
+    element : DType or None
+        Type of the elements of a list (any scalar) or a vector (a float).
+    length : int
+        Number of components of a vector; else 0.
+
+    Examples
+    --------
+    >>> dtype = parse_dtype("list<int8>")
+    >>> dtype.kind, str(dtype.element), dtype.check([1, None], "counts")
+    ('list', 'int8', [1, None])
+    """
+
+    kind: str
+    bits: int = 0
+    element: DType | None = None
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        if not _WELL_FORMED.get(self.kind, _never)(self):
+            raise InvalidSchema(
+                f"no type has kind={self.kind!r}, bits={self.bits}, element={self.element}, "
+                f"length={self.length}; make types with parse_dtype()"
+            )
+
+    def __str__(self) -> str:
+        if self.kind == "list":
+            return f"list<{self.element}>"
+        if self.kind == "vector":
+            return f"vector<{self.element}, {self.length}>"
+        return f"{self.kind}{self.bits or ''}"
+
+    def __repr__(self) -> str:
+        return f"parse_dtype({str(self)!r})"
+
+    def to_arrow(self) -> pa.DataType:
+        """Return the Arrow type of a column of this type.
+
+        Examples
+        --------
+        >>> parse_dtype("timestamp").to_arrow()
+        TimestampType(timestamp[us, tz=UTC])
+        """
+        return _arrow_type(self)
+
+    def check(self, value: Any, feature: str, *, tz: str | tzinfo | None = None) -> Physical:
+        """Return one value as it is stored.
+
+        Parameters
+        ----------
+        value : object
+            A value that is not null (ask :func:`is_null` first).
+        feature : str
+            Name of the feature, for the message of an error.
+        tz : str or tzinfo, optional
+            Zone of timestamps that carry none.
+
+        Returns
+        -------
+        Physical
+            See the table at the head of this module.
+
+        Raises
+        ------
+        InvalidRecord
+            When the value does not fit; :class:`~featurestore.errors.InvalidEventTime` (a kind
+            of it) for a timestamp.
+
+        Examples
+        --------
+        >>> parse_dtype("int8").check(300, "age")
+        Traceback (most recent call last):
+            ...
+        featurestore.errors.InvalidRecord: feature "age" (int8): 300 is outside -128 to 127
+        """
+        # The path of nearly every value: exactly Python's own type, nothing to convert.
+        kind = self.kind
+        if type(value) is float:
+            if kind == "float" and self.bits == 64:
+                return value
+        elif type(value) is int:
+            if kind == "int" and _INT_MIN[self.bits] <= value <= _INT_MAX[self.bits]:
+                return value
+        elif type(value) is str and kind == "string" and value.isascii():
+            return value
+        return _CHECKS[kind](self, value, feature, tz)
+
+    def to_python(self, physical: Any) -> Any:
+        """Return a physical value (or None) as users meet it.
+
+        Parameters
+        ----------
+        physical : Physical or None
+            As :meth:`check` returned it.
+
+        Returns
+        -------
+        object
+            See the table at the head of this module; None for None.
+
+        Raises
+        ------
+        InvalidRecord
+            For days or microseconds outside the years 1 to 9999, which only a damaged store holds.
+
+        Examples
+        --------
+        >>> parse_dtype("date").to_python(1)
+        datetime.date(1970, 1, 2)
+        """
+        kind = self.kind
+        if kind not in _NOT_AS_STORED or physical is None:
+            return physical
+        if kind == "timestamp":
+            return to_datetime(physical)
+        if kind == "date":
+            return _to_date(physical)
+        element = self.element
+        if element is None or element.kind not in _NOT_AS_STORED:
+            return physical
+        return [element.to_python(value) for value in physical]
+
+
+def _never(_: DType) -> bool:
+    return False
+
+
+def _is_plain(dtype: DType) -> bool:
+    return (dtype.bits, dtype.element, dtype.length) == (0, None, 0)
+
+
+def _is_int(dtype: DType) -> bool:
+    return dtype.bits in (8, 16, 32, 64) and (dtype.element, dtype.length) == (None, 0)
+
+
+def _is_float(dtype: DType) -> bool:
+    return dtype.bits in (32, 64) and (dtype.element, dtype.length) == (None, 0)
+
+
+def _is_list(dtype: DType) -> bool:
+    scalar = dtype.element is not None and dtype.element.kind not in _NESTED
+    return scalar and (dtype.bits, dtype.length) == (0, 0)
+
+
+def _is_vector(dtype: DType) -> bool:
+    element = dtype.element
+    of_floats = element is not None and element.kind == "float" and element.bits == dtype.bits
+    return of_floats and 1 <= dtype.length <= VECTOR_LENGTH_MAX
+
+
+_WELL_FORMED: dict[str, Callable[[DType], bool]] = {
+    "bool": _is_plain,
+    "int": _is_int,
+    "float": _is_float,
+    "string": _is_plain,
+    "binary": _is_plain,
+    "timestamp": _is_plain,
+    "date": _is_plain,
+    "list": _is_list,
+    "vector": _is_vector,
+}
+
+SCALARS: dict[str, DType] = {
+    str(dtype): dtype
+    for dtype in (
+        DType("bool"),
+        *(DType("int", bits) for bits in (8, 16, 32, 64)),
+        *(DType("float", bits) for bits in (32, 64)),
+        DType("string"),
+        DType("binary"),
+        DType("timestamp"),
+        DType("date"),
+    )
+}
+"""Every scalar type by its spelling."""
+
+
+# ── spelling ─────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_dtype(text: str) -> DType:
+    """Return the type spelled `text`.
+
+    Parameters
+    ----------
+    text : str
+        A spelling from the table at the head of this module.  ``vector<128>`` means
+        ``vector<float32, 128>``.
+
+    Raises
+    ------
+    InvalidSchema
+        When no type is spelled so.
+
+    Examples
+    --------
+    >>> str(parse_dtype("vector<128>")), parse_dtype("int64")
+    ('vector<float32, 128>', parse_dtype('int64'))
+    >>> parse_dtype("double")
+    Traceback (most recent call last):
+        ...
+    featurestore.errors.InvalidSchema: "double" is not a feature type. Did you mean "float64"?
+    """
+    if not isinstance(text, str):
+        raise InvalidSchema(f'{text!r} is a {type(text).__name__}; give a type as text, as "int64"')
+    spelling = text.replace(" ", "")
+    if (scalar := SCALARS.get(spelling)) is not None:
+        return scalar
+    if match := re.fullmatch(r"list<(\w+)>", spelling):
+        element = SCALARS.get(match[1])
+        if element is not None:
+            return DType("list", element=element)
+    if match := re.fullmatch(r"vector<(?:(float32|float64),)?([1-9][0-9]{0,9})>", spelling):
+        return _vector(SCALARS[match[1] or "float32"], int(match[2]))
+    raise InvalidSchema(f'"{text}" is not a feature type.{_spelled_like(spelling)}')
+
+
+def _vector(element: DType, length: int) -> DType:
+    if length > VECTOR_LENGTH_MAX:
+        raise InvalidSchema(f"a vector has at most {VECTOR_LENGTH_MAX} components, not {length}")
+    return DType("vector", element.bits, element, length)
+
+
+def _spelled_like(spelling: str) -> str:
+    word = spelling.lower()
+    if match := re.fullmatch(r"list<(.*)>", word):
+        inner = match[1]
+        if inner.startswith(("list", "vector")):
+            return " Lists hold scalars; make the inner values features of their own."
+        suggestion = _ELSEWHERE.get(inner, inner)
+        if suggestion in SCALARS:
+            return f' Did you mean "list<{suggestion}>"?'
+    suggestion = _ELSEWHERE.get(word, word)
+    if suggestion in SCALARS or suggestion != word:
+        return f' Did you mean "{suggestion}"?'
+    return did_you_mean(word, [*SCALARS, "list<int64>", "vector<float32, 128>"])
+
+
+# ── null ─────────────────────────────────────────────────────────────────────────────────────
+
+# Asked of every value of every put: the usual types answer by identity.
+_NEVER_NULL = frozenset({bool, int, float, str, bytes, datetime, date, list, tuple})
+
+
+def is_null(value: Any) -> bool:
+    """Return whether a Python value means "missing".  A float NaN does not: it is a value.
+
+    Examples
+    --------
+    >>> is_null(None), is_null(float("nan")), is_null(0), is_null("")
+    (True, False, False, False)
+    """
+    if value is None:
+        return True
+    given = type(value)
+    if given in _NEVER_NULL:
+        return False
+    # By name, so that pandas and numpy stay unloaded where nobody uses them.
+    if given.__name__ in {"NaTType", "NAType"}:
+        return True
+    return given.__name__ == "datetime64" and str(value) == "NaT"
+
+
+# ── one value ────────────────────────────────────────────────────────────────────────────────
+
+# Each takes what DType.check takes; reached when the value is not plainly right.
+
+
+def _refuse(dtype: DType, feature: str, reason: str) -> NoReturn:
+    raise InvalidRecord(f'feature "{feature}" ({dtype}): {reason}')
+
+
+def _refuse_type(dtype: DType, feature: str, value: Any, wanted: str) -> NoReturn:
+    _refuse(dtype, feature, f"{_shown(value)} is a {type(value).__name__}; give {wanted}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _numpy_kind(value: Any) -> str:
+    """Return numpy's letter for a scalar of numpy's, or ``""``."""
+    if type(value).__module__ != "numpy" or getattr(value, "shape", None) != ():
+        return ""
+    return str(value.dtype.kind)
+
+
+def _check_bool(dtype: DType, value: Any, feature: str, _tz: object) -> bool:
+    if isinstance(value, bool) or _numpy_kind(value) == "b":
+        return bool(value)
+    _refuse_type(dtype, feature, value, "True or False")
+
+
+def _check_int(dtype: DType, value: Any, feature: str, _tz: object) -> int:
+    if isinstance(value, float) or _numpy_kind(value) == "f":
+        number = _integral(float(value))
+        if number is None:
+            _refuse(dtype, feature, f"{value} {_no_integer(float(value))}")
+    else:
+        number = _index(value)
+        if number is None:
+            _refuse_type(dtype, feature, value, "an int")
+    low, high = _INT_MIN[dtype.bits], _INT_MAX[dtype.bits]
+    if low <= number <= high:
+        return number
+    _refuse(dtype, feature, f"{_shown(number)} is outside {low} to {high}")
+
+
+def _index(value: Any) -> int | None:
+    """Return an int, Python's or numpy's, as Python's; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return int(operator.index(value))  # int() of a subclass, such as an IntEnum
+    except TypeError:
+        return None
+
+
+def _integral(value: float) -> int | None:
+    """Return the integer a float surely is, or None."""
+    return int(value) if value.is_integer() and abs(value) <= SAFE_INTEGER_MAX else None
+
+
+def _no_integer(value: float) -> str:
+    if value.is_integer():
+        return "is a float beyond 2**53, where floats skip integers; give an int"
+    if isnan(value):
+        return "is not a whole number; if it means missing, give None"
+    return "is not a whole number; round it first"
+
+
+def _check_float(dtype: DType, value: Any, feature: str, _tz: object) -> float:
+    if isinstance(value, float) or _numpy_kind(value) == "f":
+        return _fitted_float(dtype, float(value), feature)
+    whole = _index(value)
+    if whole is None:
+        _refuse_type(dtype, feature, value, "a float")
+    with suppress(OverflowError):
+        number = _fitted_float(dtype, float(whole), feature)
+        if number == whole:
+            return number
+    _refuse(dtype, feature, f"no {dtype} is exactly {_shown(whole)}; round it as you mean it")
+
+
+def _fitted_float(dtype: DType, value: float, feature: str) -> float:
+    if dtype.bits == 64:
+        return value
+    try:
+        nearest: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
+    except OverflowError:
+        _refuse(dtype, feature, f"{value} is beyond the largest float32, 3.4e38; use float64")
+    return nearest
+
+
+def _check_string(dtype: DType, value: Any, feature: str, _tz: object) -> str:
+    if not isinstance(value, str):
+        nan = isinstance(value, float) and isnan(value)
+        _refuse_type(dtype, feature, value, "None for missing" if nan else "a str")
+    text = str.__str__(value)  # of a subclass (numpy.str_, an enum) the characters, not its name
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        _refuse(
+            dtype,
+            feature,
+            f"character {error.start} is half of a surrogate pair, which UTF-8 cannot hold; "
+            "decode the text properly",
+        )
+    return text
+
+
+def _check_binary(dtype: DType, value: Any, feature: str, _tz: object) -> bytes:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    _refuse_type(dtype, feature, value, "bytes")
+
+
+def _check_timestamp(_dtype: DType, value: Any, feature: str, tz: str | tzinfo | None) -> int:
+    return to_us(value, tz=tz, what=f'feature "{feature}" (timestamp)')
+
+
+def _check_date(dtype: DType, value: Any, feature: str, _tz: object) -> int:
+    if _numpy_kind(value) == "M" and value.dtype.str.endswith("[D]"):
+        value = value.item()  # a date, or an int outside its years
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.toordinal() - EPOCH_ORDINAL
+    if isinstance(value, str):
+        days = _text_days(value)
+        if days is not None:
+            return days
+        _refuse(dtype, feature, f'{_shown(value)} is no day; write it as "2013-01-01"')
+    _refuse_type(dtype, feature, value, 'a datetime.date or text such as "2013-01-01"')
+
+
+def _text_days(text: str) -> int | None:
+    if _DAY.fullmatch(text) is None:
+        return None
+    try:
+        return date.fromisoformat(text).toordinal() - EPOCH_ORDINAL
+    except ValueError:
+        return None
+
+
+def _to_date(days: int) -> date:
+    try:
+        return date.fromordinal(days + EPOCH_ORDINAL)
+    except (ValueError, OverflowError):
+        raise InvalidRecord(f"day {days} is outside the years 1 to 9999") from None
+
+
+def _check_list(
+    dtype: DType, value: Any, feature: str, tz: str | tzinfo | None
+) -> list[Physical | None]:
+    element = _element(dtype)
+    elements = _elements(dtype, value, feature)
+    if (plain := _plain_elements(element, elements)) is not None:
+        return plain
+    physical: list[Physical | None] = []
+    for item in elements:
+        if is_null(item):
+            physical.append(None)
+        else:
+            physical.append(_check_element(dtype, element, item, len(physical), feature, tz))
+    return physical
+
+
+def _check_vector(
+    dtype: DType, value: Any, feature: str, tz: str | tzinfo | None
+) -> list[Physical]:
+    element = _element(dtype)
+    elements = _elements(dtype, value, feature)
+    if len(elements) != dtype.length:
+        _refuse(dtype, feature, f"{len(elements)} components given, {dtype.length} expected")
+    if (plain := _plain_elements(element, elements)) is not None:
+        return plain
+    physical: list[Physical] = []
+    for item in elements:
+        if is_null(item):
+            _refuse(dtype, feature, f"component {len(physical)} is null; vectors are whole")
+        physical.append(_check_element(dtype, element, item, len(physical), feature, tz))
+    return physical
+
+
+def _element(dtype: DType) -> DType:
+    if dtype.element is None:  # __post_init__ saw to it
+        raise AssertionError(dtype)
+    return dtype.element
+
+
+def _elements(dtype: DType, value: Any, feature: str) -> Sequence[Any]:
+    if isinstance(value, list | tuple):
+        return value
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 1:
+        # numpy's own dates must stay numpy's: tolist() makes plain ints of nanoseconds.
+        return list(value) if value.dtype.kind in "mM" else list(value.tolist())
+    _refuse_type(dtype, feature, value, "a list, a tuple or a 1-dimensional numpy array")
+
+
+def _plain_elements(element: DType, elements: Sequence[Any]) -> list[Any] | None:
+    """Return elements all plainly right, at a tenth of the price of asking each; else None."""
+    given = set(map(type, elements))
+    if element.kind == "float" and given == {float}:
+        if element.bits == 64:
+            return list(elements)
+        floats = struct.Struct(f"<{len(elements)}f")
+        with suppress(OverflowError):  # one is beyond float32; told by its own check
+            return list(floats.unpack(floats.pack(*elements)))
+    elif element.kind == "int" and given == {int}:
+        if _INT_MIN[element.bits] <= min(elements) and max(elements) <= _INT_MAX[element.bits]:
+            return list(elements)
+    elif element.kind == "string" and given == {str} and all(map(str.isascii, elements)):
+        return list(elements)
+    return None
+
+
+def _check_element(
+    dtype: DType, element: DType, item: Any, place: int, feature: str, tz: str | tzinfo | None
+) -> Physical:
+    try:
+        return element.check(item, feature, tz=tz)
+    except InvalidRecord as error:
+        _, _, reason = str(error).partition("): ")
+        raise type(error)(f'feature "{feature}" ({dtype}): element {place}: {reason}') from None
+
+
+_CHECKS: dict[str, Callable[[DType, Any, str, Any], Physical]] = {
+    "bool": _check_bool,
+    "int": _check_int,
+    "float": _check_float,
+    "string": _check_string,
+    "binary": _check_binary,
+    "timestamp": _check_timestamp,
+    "date": _check_date,
+    "list": _check_list,
+    "vector": _check_vector,
+}
+
+
+# ── Arrow types ──────────────────────────────────────────────────────────────────────────────
+
+
+@lru_cache(maxsize=4096)
+def _arrow_type(dtype: DType) -> pa.DataType:
+    import pyarrow as pa
+
+    if dtype.kind == "list":
+        return pa.list_(_arrow_type(_element(dtype)))
+    if dtype.kind == "vector":
+        return pa.list_(_arrow_type(_element(dtype)), dtype.length)
+    if dtype.kind == "timestamp":
+        return pa.timestamp("us", tz="UTC")
+    return {
+        "bool": pa.bool_(),
+        "int8": pa.int8(),
+        "int16": pa.int16(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float32": pa.float32(),
+        "float64": pa.float64(),
+        "string": pa.string(),
+        "binary": pa.binary(),
+        "date": pa.date32(),
+    }[str(dtype)]
+
+
+def from_arrow(type: pa.DataType, feature: str) -> DType:  # noqa: A002  (Arrow's own word)
+    """Return the feature type that holds every value of an Arrow type.
+
+    Parameters
+    ----------
+    type : pyarrow.DataType
+        Type of a column.  Unsigned integers become the next wider signed ones; dictionaries
+        become the type of their values; timestamps of every unit, with or without zone, become
+        ``timestamp``; fixed-size lists of floats become vectors.
+    feature : str
+        Name of the column, for the message of an error.
+
+    Raises
+    ------
+    InvalidSchema
+        For a type without a lossless home, with a hint.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> str(from_arrow(pa.dictionary(pa.int8(), pa.large_string()), "origin"))
+    'string'
+    >>> str(from_arrow(pa.list_(pa.float16(), 3), "embedding"))
+    'vector<float32, 3>'
+    """
+    import pyarrow as pa
+
+    kinds = pa.types
+    if kinds.is_dictionary(type) or kinds.is_run_end_encoded(type):
+        return from_arrow(type.value_type, feature)
+    if isinstance(type, pa.BaseExtensionType):
+        return from_arrow(type.storage_type, feature)
+    if _is_arrow_list(type):
+        element = from_arrow(type.value_type, feature)
+        if element.kind in _NESTED:
+            _refuse_arrow(type, feature, "make the inner lists features of their own")
+        if kinds.is_fixed_size_list(type) and element.kind == "float" and type.list_size:
+            return _vector(element, type.list_size)
+        return DType("list", element=element)
+    spelling = _scalar_spelling(type)
+    if spelling is None:
+        _refuse_arrow(type, feature, _ARROW_HINTS.get(_arrow_family(type), "convert the column"))
+    return SCALARS[spelling]
+
+
+def _refuse_arrow(arrow_type: pa.DataType, feature: str, hint: str) -> NoReturn:
+    raise InvalidSchema(f'feature "{feature}": no feature type holds {arrow_type}; {hint}')
+
+
+def _is_arrow_list(arrow_type: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return bool(
+        types.is_list(arrow_type)
+        or types.is_large_list(arrow_type)
+        or types.is_fixed_size_list(arrow_type)
+        or types.is_list_view(arrow_type)
+        or types.is_large_list_view(arrow_type)
+    )
+
+
+def _scalar_spelling(arrow_type: pa.DataType) -> str | None:
+    from pyarrow import types
+
+    if types.is_timestamp(arrow_type):
+        return "timestamp"
+    if types.is_fixed_size_binary(arrow_type):
+        return "binary"
+    return {
+        "bool": "bool",
+        "int8": "int8",
+        "int16": "int16",
+        "int32": "int32",
+        "int64": "int64",
+        "uint8": "int16",
+        "uint16": "int32",
+        "uint32": "int64",
+        "halffloat": "float32",
+        "float": "float32",
+        "double": "float64",
+        "string": "string",
+        "large_string": "string",
+        "string_view": "string",
+        "binary": "binary",
+        "large_binary": "binary",
+        "binary_view": "binary",
+        "date32[day]": "date",
+        "date64[ms]": "date",
+    }.get(str(arrow_type))
+
+
+def _arrow_family(arrow_type: pa.DataType) -> str:
+    match = re.match(r"[a-z_]+(?:64)?", str(arrow_type))
+    return match[0] if match else ""
+
+
+_ARROW_HINTS = {
+    "uint64": "cast it to int64 if its values stay below 2**63, else to string",
+    "decimal": "cast it to float64, to int64 of the smallest unit, or to string",
+    "time": "cast it to int64, such as seconds of the day",
+    "time64": "cast it to int64, such as seconds of the day",
+    "duration": "cast it to int64, and put the unit in the name",
+    "month_day_nano_interval": "cast it to int64, and put the unit in the name",
+    "struct": "make its fields features of their own",
+    "map": "make its entries features, or store it as JSON in a string",
+    "null": "it holds nothing but nulls; name its type in features=",
+}
+
+
+# ── a column ─────────────────────────────────────────────────────────────────────────────────
+
+
+def cast_column(
+    array: pa.Array | pa.ChunkedArray,
+    dtype: DType,
+    feature: str,
+    *,
+    tz: str | tzinfo | None = None,
+    unit: str | None = None,
+    nan_is_null: bool = False,
+) -> pa.Array:
+    """Return a column as it is stored, or refuse it: nothing is rounded, cut or guessed.
+
+    Parameters
+    ----------
+    array : pyarrow.Array or pyarrow.ChunkedArray
+        The column, of any type.
+    dtype : DType
+        Type of the feature.
+    feature : str
+        Name of the feature, for the message of an error.
+    tz, unit
+        Of timestamps, as for :func:`~featurestore.event_time.to_us`.
+    nan_is_null : bool
+        Take NaN of a float column as null: what pandas means by it in a nullable column.
+
+    Returns
+    -------
+    pyarrow.Array
+        One chunk, of type ``dtype.to_arrow()``, as long as `array`; nulls where it has nulls.
+
+    Raises
+    ------
+    InvalidRecord
+        When the type does not fit, or rows do not; ``rows`` has the first 100 of them.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> cast_column(pa.array([1.0, None]), parse_dtype("int8"), "age").to_pylist()
+    [1, None]
+    >>> cast_column(pa.array([1.0, 2.5]), parse_dtype("int8"), "age")
+    Traceback (most recent call last):
+        ...
+    featurestore.errors.InvalidRecord: feature "age" (int8): 1 of 2 rows do not fit: row 1: 2.5 \
+is not a whole number; round it first
+    """
+    refused = Refused()
+    column = read_column(array, dtype, feature, refused, tz=tz, unit=unit, nan_is_null=nan_is_null)
+    if refused:
+        error = InvalidEventTime if dtype.kind == "timestamp" else InvalidRecord
+        raise error(
+            f'feature "{feature}" ({dtype}): {refused.summary(len(column))}', rows=refused.first()
+        )
+    return column
+
+
+def read_column(
+    array: pa.Array | pa.ChunkedArray,
+    dtype: DType,
+    feature: str,
+    refused: Refused,
+    *,
+    tz: str | tzinfo | None = None,
+    unit: str | None = None,
+    nan_is_null: bool = False,
+) -> pa.Array:
+    """Do the work of :func:`cast_column`, but collect bad rows in `refused` and make them null.
+
+    Raises
+    ------
+    InvalidRecord
+        Only when the type of the whole column does not fit.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array = plain_array(array)
+    if nan_is_null and pa.types.is_floating(array.type):
+        array = null_where(array, pc.is_nan(array))
+        if array.null_count == len(array):  # pandas has no other type for a column of nothing
+            array = pa.nulls(len(array))
+    how = _Reading(f'feature "{feature}" ({dtype})', tz, unit)
+    column = _stored(array, dtype, refused, how)
+    if column is None:
+        raise InvalidRecord(f"{how.what}: a column of {array.type} is no {dtype}; convert it first")
+    return column
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What lists pass on to their elements."""
+
+    what: str
+    tz: str | tzinfo | None
+    unit: str | None
+
+
+def _stored(array: pa.Array, dtype: DType, refused: Refused, how: _Reading) -> pa.Array | None:
+    """Return a column in its final type, or None when the given type cannot become it."""
+    import pyarrow as pa
+
+    array = plain_array(array)
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), dtype.to_arrow())
+    if pa.types.is_float16(array.type):  # Arrow computes next to nothing with these
+        array = array.cast(pa.float32())
+    if dtype.kind == "timestamp":
+        return read_times(array, refused, tz=how.tz, unit=how.unit, what=how.what)
+    return _COLUMNS[dtype.kind](array, dtype, refused, how)
+
+
+# Each does as `_stored` does, for a plain array that is not of nulls.
+
+
+def _bool_column(
+    array: pa.Array, _dtype: DType, _refused: Refused, _how: _Reading
+) -> pa.Array | None:
+    import pyarrow as pa
+
+    return array if pa.types.is_boolean(array.type) else None
+
+
+def _int_column(array: pa.Array, dtype: DType, refused: Refused, _how: _Reading) -> pa.Array | None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    target = dtype.to_arrow()
+    if array.type.equals(target):
+        return array
+    if pa.types.is_floating(array.type):
+        array = array.cast(pa.float64())
+        whole = pc.and_(
+            pc.equal(pc.trunc(array), array), pc.less_equal(pc.abs(array), SAFE_INTEGER_MAX)
+        )
+        bad = pc.invert(whole)
+        array = without_rows(array, bad, refused, lambda value: f"{value} {_no_integer(value)}")
+        array = array.cast(pa.int64())
+    elif not pa.types.is_integer(array.type):
+        return None
+    low, high = _INT_MIN[dtype.bits], _INT_MAX[dtype.bits]
+    array = without_rows(
+        array,
+        _outside(array, low, high),
+        refused,
+        lambda value: f"{value} is outside {low} to {high}",
+    )
+    return array.cast(target)
+
+
+def _outside(array: pa.Array, low: int, high: int) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_uint64(array.type):
+        return pc.greater(array, pa.scalar(high, pa.uint64()))
+    wide = array.cast(pa.int64())
+    return pc.or_(pc.less(wide, low), pc.greater(wide, high))
+
+
+def _float_column(
+    array: pa.Array, dtype: DType, refused: Refused, _how: _Reading
+) -> pa.Array | None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    target = dtype.to_arrow()
+    if array.type.equals(target):
+        return array
+    if pa.types.is_integer(array.type):
+        column, bad = _floats_of_integers(array, target)
+        return without_rows(
+            column, bad, refused, lambda value: f"no {dtype} is exactly {value}", told_of=array
+        )
+    if not pa.types.is_floating(array.type):
+        return None
+    column = array.cast(target, safe=False)
+    same = pc.or_(pc.equal(column.cast(array.type), array), pc.is_nan(array))
+    return without_rows(
+        column,
+        pc.invert(same),
+        refused,
+        lambda value: f"{value} is no float32; cast the column to float32 yourself, or use float64",
+        told_of=array,
+    )
+
+
+def _floats_of_integers(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, pa.Array]:
+    """Return integers as floats, and where that lost something."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = array.cast(target, safe=False)
+    # The way back must not overflow: the floats nearest the largest integers lie above them.
+    top = 2.0**64 if pa.types.is_uint64(array.type) else 2.0**63
+    fits = pc.less(column.cast(pa.float64()), top)
+    back = pc.if_else(fits, column, pa.scalar(0.0, target)).cast(array.type, safe=False)
+    return column, pc.invert(pc.and_(fits, pc.equal(back, array)))
+
+
+def _string_column(array: pa.Array, dtype: DType, refused: Refused, how: _Reading) -> pa.Array:
+    import pyarrow as pa
+
+    kinds, kind = pa.types, array.type
+    if not (kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)):
+        return None
+    column = _narrow(array, dtype, how)
+    try:
+        column.validate(full=True)  # Arrow trusts whoever made the array; we store what is read
+    except pa.ArrowInvalid:
+        return _utf8_rows(column, refused)
+    return column
+
+
+def _utf8_rows(column: pa.Array, refused: Refused) -> pa.Array:
+    """Find the rows that are not UTF-8, one by one."""
+    import pyarrow as pa
+
+    texts: list[str | None] = []
+    for row, raw in enumerate(column.cast(pa.binary()).to_pylist()):
+        try:
+            texts.append(None if raw is None else raw.decode())
+        except UnicodeDecodeError:
+            texts.append(None)
+            refused.add_row(row, f"{_shown(raw)} is not UTF-8")
+    return pa.array(texts, pa.string())
+
+
+def _binary_column(
+    array: pa.Array, dtype: DType, _refused: Refused, how: _Reading
+) -> pa.Array | None:
+    import pyarrow as pa
+
+    if _scalar_spelling(array.type) != "binary":
+        return None
+    if pa.types.is_fixed_size_binary(array.type):
+        array = array.cast(pa.large_binary())
+    return _narrow(array, dtype, how)
+
+
+def _narrow(array: pa.Array, dtype: DType, how: _Reading) -> pa.Array:
+    """Return text or bytes with 32-bit offsets."""
+    import pyarrow as pa
+
+    try:
+        return array.cast(dtype.to_arrow())
+    except pa.ArrowInvalid as error:
+        raise InvalidRecord(
+            f"{how.what}: {len(array)} rows do not fit in one array ({error}); "
+            "give them in smaller pieces"
+        ) from error
+
+
+def _date_column(
+    array: pa.Array, _dtype: DType, refused: Refused, _how: _Reading
+) -> pa.Array | None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_date64(array.type):
+        ms = array.view(pa.int64())
+        days = pc.divide(ms, 86_400_000)
+        bad = pc.not_equal(pc.multiply(days, 86_400_000), ms)
+        days = without_rows(days, bad, refused, lambda day: f"day {day} and a part of a day")
+    elif pa.types.is_date32(array.type):
+        days = array.view(pa.int32()).cast(pa.int64())
+    elif _scalar_spelling(array.type) == "string":
+        days = _days_of_texts(array, refused)
+    else:
+        return None
+    bad = pc.or_(pc.less(days, MIN_DAYS), pc.greater(days, MAX_DAYS))
+    days = without_rows(days, bad, refused, lambda day: f"day {day} is outside the years 1 to 9999")
+    return days.cast(pa.int32()).view(pa.date32())
+
+
+def _days_of_texts(array: pa.Array, refused: Refused) -> pa.Array:
+    import pyarrow as pa
+
+    days: list[int | None] = []
+    for row, text in enumerate(array.to_pylist()):
+        day = None if text is None else _text_days(text)
+        days.append(day)
+        if day is None and text is not None:
+            refused.add_row(row, f'{_shown(text)} is no day; write it as "2013-01-01"')
+    return pa.array(days, pa.int64())
+
+
+def _list_column(array: pa.Array, dtype: DType, refused: Refused, how: _Reading) -> pa.Array | None:
+    import numpy as np
+    import pyarrow as pa
+
+    if not _is_arrow_list(array.type):
+        return None
+    elements, lengths = _parts(array)
+    refused_elements = Refused()
+    stored = _stored(elements, _element(dtype), refused_elements, how)
+    if stored is None:
+        return None
+    ends = np.cumsum(lengths)
+    if len(elements) > _INT_MAX[32]:
+        raise InvalidRecord(f"{how.what}: {len(elements)} elements; give fewer rows at a time")
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+    column = pa.ListArray.from_arrays(offsets, stored, mask=array.is_null())
+    row_of_element = np.repeat(np.arange(len(array)), lengths)
+    return _without_parents(column, refused_elements, row_of_element, refused)
+
+
+def _vector_column(
+    array: pa.Array, dtype: DType, refused: Refused, how: _Reading
+) -> pa.Array | None:
+    import numpy as np
+    import pyarrow as pa
+
+    if not _is_arrow_list(array.type):
+        return None
+    elements, lengths = _parts(array)
+    valid = np.asarray(array.is_valid())
+    whole = valid & (lengths == dtype.length)
+    refused.add(
+        np.flatnonzero(valid & ~whole).tolist(),
+        lambda row: f"{lengths[row]} components given, {dtype.length} expected",
+    )
+    elements = elements.filter(pa.array(np.repeat(whole, lengths)))
+    refused_elements = Refused()
+    refused_elements.add(
+        np.flatnonzero(np.asarray(elements.is_null())).tolist(),
+        lambda _: "is null; vectors are whole",
+    )
+    stored = _stored(elements, _element(dtype), refused_elements, how)
+    if stored is None:
+        return None
+    # Rows without a vector keep room for one: zeros under a null.
+    components = np.zeros((len(array), dtype.length), stored.type.to_pandas_dtype())
+    components[whole] = np.asarray(stored.fill_null(0.0)).reshape(-1, dtype.length)
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array(components.reshape(-1)), dtype.length, mask=pa.array(~whole)
+    )
+    row_of_element = np.repeat(np.flatnonzero(whole), dtype.length)
+    return _without_parents(column, refused_elements, row_of_element, refused)
+
+
+def _parts(array: pa.Array) -> tuple[pa.Array, Any]:
+    """Return the elements of all lists of a column, and the length of each list (0 of a null).
+
+    Not by a cast to the ordinary list: of a list view, Arrow's is damaged (seen in 26.0).
+    """
+    import numpy as np
+    import pyarrow.compute as pc
+
+    return array.flatten(), np.asarray(pc.list_value_length(array).fill_null(0))
+
+
+def _without_parents(
+    column: pa.Array, refused_elements: Refused, rows: Any, refused: Refused
+) -> pa.Array:
+    """Refuse the rows with refused elements (`rows` of each), telling the first of each row."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not refused_elements:
+        return column
+    reasons: dict[int, str] = {}
+    for element, reason in refused_elements.first():
+        row = int(rows[element])
+        place = element - int(np.searchsorted(rows, row))
+        reasons.setdefault(row, f"element {place}: {reason}")
+    bad = np.zeros(len(column), np.bool_)
+    bad[rows[refused_elements.rows]] = True
+    refused.add(
+        np.flatnonzero(bad).tolist(), lambda row: reasons.get(row, "an element does not fit")
+    )
+    return null_where(column, pa.array(bad))
+
+
+_COLUMNS: dict[str, Callable[[pa.Array, DType, Refused, _Reading], pa.Array | None]] = {
+    "bool": _bool_column,
+    "int": _int_column,
+    "float": _float_column,
+    "string": _string_column,
+    "binary": _binary_column,
+    "date": _date_column,
+    "list": _list_column,
+    "vector": _vector_column,
+}

@@ -1,0 +1,893 @@
+"""Many records and keys at once: Arrow columns to bytes and back, with numpy.
+
+The bytes are those of ``values`` and ``keys``, to the last bit; only the road differs.  A record
+is a whole number of 64-bit words, so records laid end to end are one array of words, and one slot
+of every record is one gather:
+
+::
+
+    words  │ header │ nulls │ slot 0 │ slot 1 │ heap … │ header │ nulls │ slot 0 │ slot 1 │ header …
+             ▲                ▲                          ▲                ▲                 ▲
+    at ──────┴────────────────│──────────────────────────┴────────────────│─────────────────┘
+    words[at + 7] ────────────┴───────────────────────────────────────────┘   = slot 0 of all rows
+
+No Python object is made for a number.  Texts, byte strings and vectors are copied as runs of
+bytes; lists alone go through Python value by value.
+
+Here too lives the **history layout**, the one Arrow schema that the journal's tail, the Parquet
+files, the kernels and SQL agree on:
+
+::
+
+    __key_hash   int64            seeded hash of the key bytes (`keys.KeyHash`)
+    …            identifier columns, in the order of ``record_identifier``
+    <event time> timestamp[us]    UTC, as are the other times
+    write_seq    int64            commit order of the store
+    write_time   timestamp[us]
+    expires_at   timestamp[us]    null = never
+    is_deleted   bool             a tombstone; its features are null
+    __stores     int8             stores aimed at: 1 online, 2 offline, 3 both
+    …            value features, as declared
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.dtypes import MAX_DAYS, MIN_DAYS
+from featurestore.encoding.keys import (
+    ENCODERS,
+    TAG_DATE,
+    TAG_INT,
+    TAG_TIMESTAMP,
+    decode_key,
+    too_long,
+)
+from featurestore.encoding.values import (
+    ALIGNED_KINDS,
+    FLAGS_KNOWN,
+    HEADER,
+    HEAP_KINDS,
+    Layout,
+    declared_value_names,
+    element_format,
+    layout,
+    pack_list,
+    record_too_long,
+    unpack_list,
+    version_problem,
+)
+from featurestore.errors import CorruptStore, InvalidRecord, SchemaMismatch
+from featurestore.event_time import MAX_US, MIN_US, NO_EXPIRY
+from featurestore.record import FLAG_DELETED, KEY_BYTES_MAX, RECORD_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from featurestore.dtypes import DType
+    from featurestore.encoding.keys import KeyHash
+    from featurestore.schema import Feature, FeatureGroup
+
+    Ints = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+    Bytes = NDArray[np.uint8]
+
+UTC_US = pa.timestamp("us", tz="UTC")
+
+#: Parquet field ids of the system columns; features have theirs from 1 up, at most 65,535.
+SYSTEM_FIELD_ID = 1_000_000
+
+# Rows encoded together: their words stay in the processor's second-level cache.
+_BLOCK_ROWS = 8192
+
+# Bytes decoded together.  Arrow's strings have 32-bit offsets, so a block must stay below 2 GiB.
+_BLOCK_BYTES = 1 << 29
+
+# Up to this mean length a run of bytes is copied by index arrays (some 10 ns a byte), above it by
+# a slice for each run (some 200 ns, whatever its length).
+_INDEXED_BYTES_MAX = 24
+
+_REPORTED_ROWS_MAX = 100
+
+
+# ── history layout ───────────────────────────────────────────────────────────────────────────
+
+
+def history_schema(group: FeatureGroup) -> pa.Schema:
+    """Return the schema of a group's history, as drawn at the top of this module.
+
+    Every field carries its permanent id as ``PARQUET:field_id``: features their own, system
+    columns those from ``SYSTEM_FIELD_ID`` up.
+    """
+    names = declared_value_names(group)
+    return pa.schema(
+        [
+            _system_field(0, "__key_hash", pa.int64()),
+            *map(_feature_field, group.key_features),
+            _feature_field(group.event_time_feature),
+            _system_field(1, "write_seq", pa.int64()),
+            _system_field(2, "write_time", UTC_US),
+            _system_field(3, "expires_at", UTC_US),
+            _system_field(4, "is_deleted", pa.bool_()),
+            _system_field(5, "__stores", pa.int8()),
+            *(_feature_field(group.feature(name)) for name in names),
+        ]
+    )
+
+
+def _feature_field(feature: Feature) -> pa.Field:
+    return _field(feature.id, feature.name, feature.dtype.to_arrow())
+
+
+def _system_field(number: int, name: str, arrow_type: pa.DataType) -> pa.Field:
+    return _field(SYSTEM_FIELD_ID + number, name, arrow_type)
+
+
+def _field(field_id: int, name: str, arrow_type: pa.DataType) -> pa.Field:
+    return pa.field(name, arrow_type, metadata={"PARQUET:field_id": str(field_id)})
+
+
+# ── columns to records ───────────────────────────────────────────────────────────────────────
+
+
+def encode_records(
+    group: FeatureGroup,
+    columns: Mapping[str, pa.Array],
+    *,
+    event_time_us: Ints,
+    expires_at_us: Ints,
+    stores: int,
+) -> list[bytearray]:
+    """Return one record for each row, equal byte for byte to `RecordCodec.encode`.
+
+    Parameters
+    ----------
+    group : FeatureGroup
+        The definition; records get its newest schema version.
+    columns : mapping of str to pyarrow.Array of n rows
+        Value features, each of exactly its feature's Arrow type.  One that is absent is null
+        in every row; other names are not looked at.
+    event_time_us, expires_at_us : int64[n]
+        Microseconds since the epoch, UTC; ``NO_EXPIRY`` for never.
+    stores : int
+        ``STORE_ONLINE | STORE_OFFLINE``.
+
+    Returns
+    -------
+    list of bytearray
+        In the order of the rows; seq, write time and checksum are for `values.stamp` to fill.
+
+    Raises
+    ------
+    InvalidRecord
+        When records are longer than ``RECORD_BYTES_MAX``; ``rows`` says which.
+    SchemaMismatch
+        When a column has another type than its feature.
+    """
+    given = [
+        (slot, feature, _exact(columns[feature.name], feature))
+        for slot, feature in enumerate(group.value_features)
+        if feature.name in columns
+    ]
+    records: list[bytearray] = []
+    for start in range(0, len(event_time_us), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        block = [(slot, feature, array[rows]) for slot, feature, array in given]
+        times = (event_time_us[rows], expires_at_us[rows])
+        records += _encode_block(group, block, *times, stores, first_row=start)
+    return records
+
+
+def _exact(array: pa.Array | pa.ChunkedArray, feature: Feature) -> pa.Array:
+    """Return the column as one chunk, or refuse it for its type."""
+    expected = feature.dtype.to_arrow()
+    if array.type != expected:
+        raise SchemaMismatch(
+            f'Column "{feature.name}" has type {array.type}; its feature takes {expected}. '
+            "Cast it first."
+        )
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+class _Heaped(NamedTuple):
+    """A column whose values go to the heap: where they come from, and where in their records."""
+
+    slot: int
+    source: Bytes
+    source_start: Ints
+    lengths: Ints  # zero where null
+    offsets: Ints  # from the start of the record
+    nulls: Bools
+
+
+def _encode_block(
+    group: FeatureGroup,
+    block: list[tuple[int, Feature, pa.Array]],
+    event_time_us: Ints,
+    expires_at_us: Ints,
+    stores: int,
+    first_row: int,
+) -> list[bytearray]:
+    """Return the records of a few thousand rows."""
+    count = len(event_time_us)
+    place = layout(len(group.value_features))
+    heaped, lengths = _plan_heap(block, place, count)
+    _refuse_long_records(group, heaped, lengths, first_row)
+    ends = np.cumsum(lengths)
+    words = np.zeros(int(ends[-1]) >> 3, "<i8")
+    at = (ends - lengths) >> 3
+
+    words[at] = lengths << 32
+    words[at + 1] = group.version | stores << 24
+    words[at + 3] = event_time_us
+    words[at + 5] = expires_at_us
+    _put_null_bitmap(words, at, group, block, count)
+    first_slot = place.slots >> 3
+    for slot, feature, array in block:
+        if feature.dtype.kind not in HEAP_KINDS:
+            words[at + first_slot + slot] = _slot_words(array, feature.dtype)
+    data = words.view(np.uint8)
+    for column in heaped:
+        pointers = np.where(column.nulls, 0, column.offsets | column.lengths << 32)
+        words[at + first_slot + column.slot] = pointers
+        _copy_runs(
+            data, (at << 3) + column.offsets, column.source, column.source_start, column.lengths
+        )
+
+    view = data.data
+    bounds = zip((at << 3).tolist(), ends.tolist(), strict=True)
+    return [bytearray(view[start:end]) for start, end in bounds]
+
+
+def _plan_heap(
+    block: list[tuple[int, Feature, pa.Array]], place: Layout, count: int
+) -> tuple[list[_Heaped], Ints]:
+    """Return where every heap value goes, and the length of every record."""
+    heaped = []
+    offset = np.full(count, place.heap, np.int64)
+    for slot, feature, array in block:
+        if feature.dtype.kind not in HEAP_KINDS:
+            continue
+        nulls = _nulls(array)
+        source, source_start, lengths = _heap_runs(array, feature.dtype)
+        lengths = np.where(nulls, 0, lengths)
+        if feature.dtype.kind in ALIGNED_KINDS:
+            # A null takes no room, not even for alignment.
+            offset = np.where(nulls, offset, (offset + 7) & -8)
+        heaped.append(_Heaped(slot, source, source_start, lengths, offset, nulls))
+        offset = offset + lengths
+    return heaped, (offset + 7) & -8
+
+
+def _refuse_long_records(
+    group: FeatureGroup, heaped: list[_Heaped], lengths: Ints, first_row: int
+) -> None:
+    rows = np.flatnonzero(lengths > RECORD_BYTES_MAX)
+    if len(rows) == 0:
+        return
+    features = group.value_features
+    reasons = []
+    for row in rows[:_REPORTED_ROWS_MAX].tolist():
+        largest = max(heaped, key=lambda column, row=row: column.lengths[row])  # type: ignore[misc]
+        name, size = features[largest.slot].name, int(largest.lengths[row])
+        reason = record_too_long(group.name, int(lengths[row]), name, size)
+        reasons.append((first_row + row, reason))
+    row, reason = reasons[0]
+    raise InvalidRecord(
+        f"{len(rows):,} rows are too long; the first is row {row}: {reason}", rows=reasons
+    )
+
+
+def _put_null_bitmap(
+    words: Ints,
+    at: Ints,
+    group: FeatureGroup,
+    block: list[tuple[int, Feature, pa.Array]],
+    count: int,
+) -> None:
+    """Set the bits of null values, and those of features that were not given at all."""
+    slot_count = len(group.value_features)
+    bitmap = np.zeros((layout(slot_count).bitmap_words, count), np.uint64)
+    arrays = {slot: array for slot, _, array in block}
+    for slot in range(slot_count):
+        array = arrays.get(slot)
+        if array is None:
+            bitmap[slot // 64] |= np.uint64(1 << slot % 64)
+        elif array.null_count:
+            bitmap[slot // 64] |= _nulls(array).astype(np.uint64) << np.uint64(slot % 64)
+    first_word = HEADER.size >> 3
+    for number, word in enumerate(bitmap):
+        words[at + first_word + number] = word.view(np.int64)
+
+
+def _nulls(array: pa.Array) -> Bools:
+    """Return which rows are null."""
+    if array.null_count == 0:
+        return np.zeros(len(array), np.bool_)
+    return cast("Bools", array.is_null().to_numpy(zero_copy_only=False))
+
+
+_NUMPY_TYPE = {"b": "i1", "h": "<i2", "i": "<i4", "q": "<i8", "f": "<u4", "d": "<i8"}
+
+
+def _slot_words(array: pa.Array, dtype: DType) -> Ints:
+    """Return fixed-width values as slots: 64-bit words, zero where null."""
+    if array.null_count == len(array):
+        return np.zeros(len(array), np.int64)
+    if dtype.kind == "bool":
+        array = array.cast(pa.int8())
+        numpy_type = "i1"
+    else:
+        # Floats are taken as their bits.
+        numpy_type = _NUMPY_TYPE[element_format(dtype)]
+    values = _fixed_values(array, numpy_type).astype(np.int64)
+    if array.null_count:
+        values[_nulls(array)] = 0
+    return values
+
+
+def _fixed_values(array: pa.Array, numpy_type: str) -> NDArray[Any]:
+    """Return the memory of a fixed-width Arrow array, without its nulls."""
+    width = np.dtype(numpy_type).itemsize
+    return np.frombuffer(array.buffers()[1], numpy_type, len(array), array.offset * width)
+
+
+def _heap_runs(array: pa.Array, dtype: DType) -> tuple[Bytes, Ints, Ints]:
+    """Return heap values as bytes, where each row's begin, and how many they are.
+
+    Rows that are null have any start and any length.
+    """
+    count = len(array)
+    if array.null_count == count:
+        return np.zeros(0, np.uint8), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    if dtype.kind == "list":
+        return _list_runs(array, cast("DType", dtype.element))
+    if dtype.kind == "vector":
+        width = dtype.length * (dtype.bits >> 3)
+        floats = array.values
+        first = floats.offset * (dtype.bits >> 3) + array.offset * width
+        starts = first + width * np.arange(count, dtype=np.int64)
+        return _memory(floats.buffers()[1]), starts, np.full(count, width, np.int64)
+    _, offsets, data = array.buffers()
+    bounds = np.frombuffer(offsets, "<i4", count + 1, array.offset * 4).astype(np.int64)
+    return _memory(data), bounds[:-1], np.diff(bounds)
+
+
+def _memory(buffer: pa.Buffer | None) -> Bytes:
+    """Return a buffer as bytes; Arrow may leave out one that would be empty."""
+    return np.frombuffer(buffer, np.uint8) if buffer else np.zeros(0, np.uint8)
+
+
+def _list_runs(array: pa.Array, element: DType) -> tuple[Bytes, Ints, Ints]:
+    """Return lists as heap values, made one at a time."""
+    physical = {"timestamp": pa.int64(), "date": pa.int32()}.get(element.kind)
+    if physical is not None:
+        array = array.cast(pa.list_(physical))
+    pieces = [b"" if values is None else pack_list(element, values) for values in array.to_pylist()]
+    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    return np.frombuffer(b"".join(pieces), np.uint8), np.cumsum(lengths) - lengths, lengths
+
+
+def _copy_runs(
+    target: Bytes, target_start: Ints, source: Bytes, source_start: Ints, lengths: Ints
+) -> None:
+    """Copy one run of bytes for each row: ``target[t : t + n] = source[s : s + n]``."""
+    total = int(lengths.sum())
+    if total > _INDEXED_BYTES_MAX * len(lengths):
+        to, of = target.data, source.data
+        runs = zip(target_start.tolist(), source_start.tolist(), lengths.tolist(), strict=True)
+        for t, s, n in runs:
+            to[t : t + n] = of[s : s + n]
+    elif total:
+        inner = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        here = np.repeat(target_start, lengths) + inner
+        target[here] = source[np.repeat(source_start, lengths) + inner]
+
+
+# ── records to columns ───────────────────────────────────────────────────────────────────────
+
+
+def decode_records(group: FeatureGroup, records: Sequence[bytes]) -> pa.Table:
+    """Return the value features of many records, of any mixture of schema versions.
+
+    Parameters
+    ----------
+    group : FeatureGroup
+        The definition; it must know every version among the records.
+    records : sequence of bytes, n
+        Bytes after a record's length are ignored.
+
+    Returns
+    -------
+    pyarrow.Table of n rows
+        Value features in declared order, rows in the order given.  Values are null where the
+        feature is younger than the record, and in the rows of tombstones and fences.
+
+    Raises
+    ------
+    CorruptStore
+        When bytes are not a record of this group; the message says which row.
+    """
+    tables = [_value_table(_lay_out(group, records, rows)) for rows in _blocks(records)]
+    if not group.value_features:
+        # Joining tables without columns would forget how many rows they have.
+        return pa.table({"": pa.nulls(len(records))}).select([])
+    return pa.concat_tables(tables)
+
+
+def decode_history(
+    group: FeatureGroup, keys: Sequence[bytes], records: Sequence[bytes], key_hash: KeyHash
+) -> pa.Table:
+    """Return journal entries in the history layout, in the order given.
+
+    Parameters
+    ----------
+    group : FeatureGroup
+        The definition; it must know every schema version among the records.
+    keys : sequence of bytes, n
+        Encoded record identifiers.
+    records : sequence of bytes, n
+        Their stamped records.
+    key_hash : KeyHash
+        The store's.
+
+    Returns
+    -------
+    pyarrow.Table of n rows
+        With the schema of `history_schema`.
+
+    Raises
+    ------
+    CorruptStore
+        As `decode_records` and `decode_keys` do.
+    """
+    schema = history_schema(group)
+    tables = [
+        _history_table(_lay_out(group, records, rows), keys[rows], key_hash, schema)
+        for rows in _blocks(records)
+    ]
+    return pa.concat_tables(tables)
+
+
+def _blocks(records: Sequence[bytes]) -> Iterator[slice]:
+    """Yield runs of rows of at most ``_BLOCK_BYTES`` together; one empty run for no rows."""
+    start = size = 0
+    for row, record in enumerate(records):
+        size += len(record)
+        if size > _BLOCK_BYTES and row > start:
+            yield slice(start, row)
+            start, size = row, len(record)
+    yield slice(start, len(records))
+
+
+class _Part(NamedTuple):
+    """The rows of one schema version that have values."""
+
+    rows: Ints | slice
+    place: Layout
+    slot_of: dict[int, int]  # by feature id
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """Records end to end as one array of words, their headers checked."""
+
+    group: FeatureGroup
+    words: Ints
+    at: Ints  # word where each record begins
+    lengths: Ints  # in bytes, from the header
+    flags: Ints
+    stores: Ints
+    heap: Ints  # byte of each record where its heap begins
+    parts: list[_Part]
+    first_row: int
+
+    def word(self, number: int, rows: Ints | slice = slice(None)) -> Ints:
+        """Return one word of every record, or of those in ``rows``."""
+        return self.words[self.at[rows] + number]
+
+    def refuse(self, bad: Bools, reason: str) -> None:
+        """Raise for the first row that is bad, if there is one."""
+        _refuse(self.group, self.first_row, bad, reason)
+
+
+def _corrupt(group: FeatureGroup, row: int, reason: str) -> CorruptStore:
+    return CorruptStore(
+        f'A record of feature group "{group.name}" is corrupt (row {row} of those '
+        f"read together): {reason}."
+    )
+
+
+def _lay_out(group: FeatureGroup, records: Sequence[bytes], rows: slice) -> _Laid:
+    """Join records into words and check every header."""
+    records, first_row = records[rows], rows.start
+    sizes = np.fromiter(map(len, records), np.int64, len(records))
+    if (sizes & 7).any():
+        # A long key was appended to the record; the record itself is a whole number of words.
+        records = [record[: len(record) & -8] for record in records]
+        sizes &= -8
+    _refuse(group, first_row, sizes < HEADER.size, "it is shorter than a header")
+    words = np.frombuffer(b"".join(records), "<i8")
+    at = (np.cumsum(sizes) - sizes) >> 3
+    lengths = (words[at] >> 32) & 0xFFFF_FFFF
+    bad = (lengths > sizes) | (lengths < HEADER.size) | (lengths & 7 != 0)
+    _refuse(group, first_row, bad, "its length is wrong")
+    about = words[at + 1]
+    flags = (about >> 16) & 0xFF
+    _refuse(group, first_row, about >> 32 != 0, "it is encrypted")
+    _refuse(group, first_row, flags & ~FLAGS_KNOWN != 0, "its flags are not known")
+    bad = (flags != 0) & (lengths != HEADER.size)
+    _refuse(group, first_row, bad, "a tombstone has values")
+    heap, parts = _part_by_version(group, about & 0xFFFF, flags, lengths, first_row)
+    return _Laid(group, words, at, lengths, flags, (about >> 24) & 0xFF, heap, parts, first_row)
+
+
+def _refuse(group: FeatureGroup, first_row: int, bad: Bools, reason: str) -> None:
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        raise _corrupt(group, first_row + int(rows[0]), reason)
+
+
+def _part_by_version(
+    group: FeatureGroup, versions: Ints, flags: Ints, lengths: Ints, first_row: int
+) -> tuple[Ints, list[_Part]]:
+    """Return where each record's heap begins, and the rows with values for each version."""
+    heap = np.zeros(len(versions), np.int64)
+    parts = []
+    for version in np.unique(versions).tolist():
+        same = versions == version
+        problem = version_problem(group, version)
+        if problem:
+            _refuse(group, first_row, same, problem)
+        with_values = same & (flags == 0)
+        slot_of = {stored.id: slot for slot, stored in enumerate(group.values_at(version))}
+        place = layout(len(slot_of))
+        bad = with_values & (lengths < place.heap)
+        _refuse(group, first_row, bad, "it is shorter than its slots")
+        heap[with_values] = place.heap
+        # The common case, one version and no tombstones, is spared the index array.
+        rows = slice(None) if with_values.all() else np.flatnonzero(with_values)
+        parts.append(_Part(rows, place, slot_of))
+    return heap, parts
+
+
+def _value_table(laid: _Laid) -> pa.Table:
+    """Return the value features in declared order."""
+    group = laid.group
+    features = [group.feature(name) for name in declared_value_names(group)]
+    fields = [_feature_field(feature) for feature in features]
+    arrays = [_decode_feature(laid, feature) for feature in features]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _history_table(
+    laid: _Laid, keys: Sequence[bytes], key_hash: KeyHash, schema: pa.Schema
+) -> pa.Table:
+    group = laid.group
+    codes, distinct = _distinct(keys)
+    hashes = _hashes(distinct, key_hash)[codes]
+    take = pa.array(codes)
+    identifiers = decode_keys(distinct, [feature.dtype for feature in group.key_features])
+    expires_at_us = laid.word(5)
+    arrays = [
+        pa.array(hashes),
+        *(column.take(take) for column in identifiers),
+        _times(laid.word(3)),
+        pa.array(laid.word(2)),
+        _times(laid.word(4)),
+        _times(expires_at_us, expires_at_us == NO_EXPIRY),
+        pa.array((laid.flags & FLAG_DELETED) != 0),
+        pa.array(laid.stores.astype(np.int8)),
+        *_value_table(laid).columns,
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _times(values_us: Ints, nulls: Bools | None = None) -> pa.Array:
+    return pa.array(values_us, mask=nulls).view(UTC_US)
+
+
+def _distinct(keys: Sequence[bytes]) -> tuple[Ints, list[bytes]]:
+    """Return the distinct keys in order of appearance, and for each row which it has."""
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    codes = np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
+    return codes, list(places)
+
+
+def _decode_feature(laid: _Laid, feature: Feature) -> pa.Array:
+    """Return one value feature of every record."""
+    count = len(laid.at)
+    slots = np.zeros(count, np.int64)
+    nulls = np.ones(count, np.bool_)
+    for rows, place, slot_of in laid.parts:
+        slot = slot_of.get(feature.id)
+        if slot is None:
+            continue
+        word = laid.word((HEADER.size >> 3) + slot // 64, rows)
+        nulls[rows] = (word >> slot % 64) & 1
+        slots[rows] = laid.word((place.slots >> 3) + slot, rows)
+    if nulls.any():
+        slots[nulls] = 0
+    if feature.dtype.kind in HEAP_KINDS:
+        return _heap_array(laid, feature, slots, nulls)
+    return _fixed_array(laid, feature, slots, nulls)
+
+
+_LIMITS = {"timestamp": (MIN_US, MAX_US), "date": (MIN_DAYS, MAX_DAYS)}
+
+
+def _fixed_array(laid: _Laid, feature: Feature, slots: Ints, nulls: Bools) -> pa.Array:
+    """Return a column of fixed width from its slots; those of nulls are zero."""
+    dtype = feature.dtype
+    if dtype.kind in _LIMITS:
+        low, high = _LIMITS[dtype.kind]
+        reason = f'feature "{feature.name}" is outside the years 1 to 9999'
+        laid.refuse((slots < low) | (slots > high), reason)
+    if dtype.kind == "bool":
+        values: NDArray[Any] = np.packbits((slots & 0xFF) != 0, bitorder="little")
+    else:
+        values = slots.astype(_NUMPY_TYPE[element_format(dtype)])
+    return _array(dtype.to_arrow(), nulls, [pa.py_buffer(values)])
+
+
+def _array(
+    arrow_type: pa.DataType,
+    nulls: Bools,
+    buffers: list[pa.Buffer],
+    children: list[pa.Array] | None = None,
+) -> pa.Array:
+    """Return an Arrow array of these buffers, led by the bitmap of what is not null."""
+    valid = pa.py_buffer(np.packbits(~nulls, bitorder="little")) if nulls.any() else None
+    return pa.Array.from_buffers(arrow_type, len(nulls), [valid, *buffers], children=children)
+
+
+def _heap_array(laid: _Laid, feature: Feature, slots: Ints, nulls: Bools) -> pa.Array:
+    """Return a column of heap values from the slots that point at them."""
+    start = slots & 0xFFFF_FFFF
+    lengths = (slots >> 32) & 0xFFFF_FFFF
+    outside = ((start < laid.heap) | (start + lengths > laid.lengths)) & ~nulls
+    laid.refuse(outside, f'feature "{feature.name}" points outside the record')
+    place = (laid.at << 3) + start
+    kind = feature.dtype.kind
+    if kind == "vector":
+        return _vector_array(laid, feature, place, lengths, nulls)
+    if kind == "list":
+        return _list_array(laid, feature, place, lengths, nulls)
+    return _text_array(laid, feature, place, lengths, nulls)
+
+
+def _text_array(
+    laid: _Laid, feature: Feature, place: Ints, lengths: Ints, nulls: Bools
+) -> pa.Array:
+    ends = np.cumsum(lengths)
+    data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    _copy_runs(data, ends - lengths, laid.words.view(np.uint8), place, lengths)
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    buffers = [pa.py_buffer(offsets), pa.py_buffer(data)]
+    array = _array(feature.dtype.to_arrow(), nulls, buffers)
+    if feature.dtype.kind == "string":
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid as error:
+            row = laid.first_row + _first_not_utf8(data.tobytes(), offsets.tolist())
+            raise _corrupt(laid.group, row, f'feature "{feature.name}" is not UTF-8') from error
+    return array
+
+
+def _first_not_utf8(data: bytes, offsets: list[int]) -> int:
+    """Return the first row whose bytes are not UTF-8, knowing there is one (Arrow's message)."""
+    for row, (start, end) in enumerate(pairwise(offsets)):
+        try:
+            data[start:end].decode()
+        except UnicodeDecodeError:
+            return row
+    return 0
+
+
+def _vector_array(
+    laid: _Laid, feature: Feature, place: Ints, lengths: Ints, nulls: Bools
+) -> pa.Array:
+    dtype, count = feature.dtype, len(nulls)
+    width = dtype.length * (dtype.bits >> 3)
+    wrong = (lengths != width) & ~nulls
+    laid.refuse(wrong, f'vector "{feature.name}" does not have {dtype.length} elements')
+    data = np.zeros(count * width, np.uint8)
+    row_start = width * np.arange(count, dtype=np.int64)
+    _copy_runs(data, row_start, laid.words.view(np.uint8), place, lengths)
+    arrow_type = dtype.to_arrow()
+    floats = pa.Array.from_buffers(
+        arrow_type.value_type, count * dtype.length, [None, pa.py_buffer(data)]
+    )
+    return _array(arrow_type, nulls, [], [floats])
+
+
+def _list_array(
+    laid: _Laid, feature: Feature, place: Ints, lengths: Ints, nulls: Bools
+) -> pa.Array:
+    element = cast("DType", feature.dtype.element)
+    data = laid.words.view(np.uint8).data
+    low, high = _LIMITS.get(element.kind, (None, None))
+    lists: list[list[Any] | None] = []
+    rows = zip(place.tolist(), lengths.tolist(), nulls.tolist(), strict=True)
+    for row, (start, length, is_null) in enumerate(rows):
+        if is_null:
+            lists.append(None)
+            continue
+        try:
+            values = unpack_list(element, data, start, start + length)
+        except ValueError as error:
+            reason = f'feature "{feature.name}": {error}'
+            raise _corrupt(laid.group, laid.first_row + row, reason) from error
+        if low is not None and any(v is not None and not low <= v <= high for v in values):
+            reason = f'an element of "{feature.name}" is outside the years 1 to 9999'
+            raise _corrupt(laid.group, laid.first_row + row, reason)
+        lists.append(values)
+    return pa.array(lists, feature.dtype.to_arrow())
+
+
+# ── keys ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class KeyColumn:
+    """The keys of many rows, each distinct key once.
+
+    Attributes
+    ----------
+    codes : int64[n]
+        For each row the place of its key in ``keys``; -1 where any component is null.
+    keys : list of bytes, m
+        The distinct keys, in order of appearance.
+    """
+
+    codes: Ints
+    keys: list[bytes]
+
+    def hashes(self, key_hash: KeyHash) -> Ints:
+        """Return the hash of each distinct key, int64[m]."""
+        return _hashes(self.keys, key_hash)
+
+    def ranks(self, key_hash: KeyHash) -> Ints:
+        """Return the place of each distinct key in the order (hash, key bytes), int64[m].
+
+        ``ranks[codes]`` sorts rows as files are sorted, with no byte of a key compared again.
+        """
+        hashes = self.hashes(key_hash)
+        order = np.argsort(hashes, kind="stable")
+        _sort_ties(order, hashes[order], self.keys)
+        ranks = np.empty(len(order), np.int64)
+        ranks[order] = np.arange(len(order))
+        return ranks
+
+
+def _sort_ties(order: Ints, sorted_hashes: Ints, keys: list[bytes]) -> None:
+    """Sort, in place, each run of equal hashes by key bytes.  With 64 bits there is hardly one."""
+    tied = np.flatnonzero(sorted_hashes[1:] == sorted_hashes[:-1])
+    if len(tied) == 0:
+        return
+    # Every run of equal hashes is a run of consecutive numbers in `tied`, and one row longer.
+    for run in np.split(tied, np.flatnonzero(np.diff(tied) != 1) + 1):
+        rows = slice(int(run[0]), int(run[-1]) + 2)
+        order[rows] = sorted(order[rows].tolist(), key=keys.__getitem__)
+
+
+def _hashes(keys: list[bytes], key_hash: KeyHash) -> Ints:
+    return np.fromiter(map(key_hash, keys), np.int64, len(keys))
+
+
+def encode_keys(arrays: Sequence[pa.Array | pa.ChunkedArray], dtypes: Sequence[DType]) -> KeyColumn:
+    """Return the keys of many rows, equal byte for byte to `keys.encode_key`.
+
+    Each column is dictionary-encoded first, so the cost is one encoding for each distinct value
+    and one concatenation for each distinct key, however many rows there are.
+
+    Parameters
+    ----------
+    arrays : sequence of pyarrow.Array of n rows
+        The identifier columns in the order of ``record_identifier``, of exactly their types.
+    dtypes : sequence of DType
+        Their types.
+
+    Raises
+    ------
+    InvalidRecord
+        When keys are longer than ``KEY_BYTES_MAX``; ``rows`` says which rows.
+
+    Examples
+    --------
+    >>> from featurestore.dtypes import parse_dtype
+    >>> column = encode_keys([pa.array(["LGA", None, "JFK", "LGA"])], [parse_dtype("string")])
+    >>> column.codes.tolist(), [key.hex(" ") for key in column.keys]
+    ([0, -1, 1, 0], ['02 4c 47 41 00 00', '02 4a 46 4b 00 00'])
+    """
+    codes, keys = _encode_component(arrays[0], dtypes[0])
+    for array, dtype in zip(arrays[1:], dtypes[1:], strict=True):
+        codes, keys = _append_component(codes, keys, *_encode_component(array, dtype))
+    _refuse_long_keys(codes, keys)
+    return KeyColumn(codes, keys)
+
+
+def _encode_component(array: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Ints, list[bytes]]:
+    """Return codes and encodings of one identifier column."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    codes, values = _dictionary(array)
+    if dtype.kind in _NUMBER_TAGS:
+        return codes, _encode_numbers(_NUMBER_TAGS[dtype.kind], values, dtype)
+    encode: Callable[[Any], bytes] = ENCODERS[dtype.kind]
+    return codes, list(map(encode, values.to_pylist()))
+
+
+def _dictionary(array: pa.Array) -> tuple[Ints, pa.Array]:
+    """Return for each row which distinct value it has, -1 for null, and those values."""
+    encoded = array.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, encoded.dictionary
+
+
+_NUMBER_TAGS = {"int": TAG_INT, "timestamp": TAG_TIMESTAMP, "date": TAG_DATE}
+
+
+def _encode_numbers(tag: int, values: pa.Array, dtype: DType) -> list[bytes]:
+    """Return tag and sign-flipped big-endian 64 bits of every value."""
+    if len(values) == 0:
+        return []
+    numbers = _fixed_values(values, _NUMPY_TYPE[element_format(dtype)]).astype(np.int64)
+    flipped = numbers.view(np.uint64) ^ np.uint64(1 << 63)
+    table = np.empty((len(numbers), 9), np.uint8)
+    table[:, 0] = tag
+    table[:, 1:] = flipped.astype(">u8").view(np.uint8).reshape(-1, 8)
+    data = table.tobytes()
+    return [data[start : start + 9] for start in range(0, len(data), 9)]
+
+
+def _append_component(
+    codes: Ints, keys: list[bytes], more_codes: Ints, more: list[bytes]
+) -> tuple[Ints, list[bytes]]:
+    """Return codes and keys of the pairs that occur."""
+    nulls = (codes < 0) | (more_codes < 0)
+    # Codes count distinct values, which Arrow numbers with 32 bits: the pair fits in 63.
+    pairs = codes * max(len(more), 1) + more_codes
+    pair_codes, distinct = _dictionary(pa.array(pairs, mask=nulls))
+    places = (divmod(pair, len(more)) for pair in distinct.to_pylist())
+    return pair_codes, [keys[first] + more[second] for first, second in places]
+
+
+def _refuse_long_keys(codes: Ints, keys: list[bytes]) -> None:
+    long = {place for place, key in enumerate(keys) if len(key) > KEY_BYTES_MAX}
+    if not long:
+        return
+    rows = np.flatnonzero(np.isin(codes, list(long)))
+    reasons = [(row, too_long(keys[codes[row]])) for row in rows[:_REPORTED_ROWS_MAX].tolist()]
+    row, reason = reasons[0]
+    raise InvalidRecord(
+        f"{len(rows):,} rows have too long a key; the first is row {row}: {reason}", rows=reasons
+    )
+
+
+def decode_keys(keys: Sequence[bytes], dtypes: Sequence[DType]) -> list[pa.Array]:
+    """Return the identifier columns of many keys: `encode_keys` backwards.
+
+    Raises
+    ------
+    CorruptStore
+        When a key is malformed.
+
+    Examples
+    --------
+    >>> from featurestore.dtypes import parse_dtype
+    >>> decode_keys([bytes.fromhex("024a464b0000")], [parse_dtype("string")])[0].to_pylist()
+    ['JFK']
+    """
+    rows = [decode_key(key, dtypes) for key in keys]
+    columns = zip(*rows, strict=True) if rows else [()] * len(dtypes)
+    return [
+        pa.array(values, dtype.to_arrow()) for values, dtype in zip(columns, dtypes, strict=True)
+    ]

@@ -1,0 +1,57 @@
+"""Backup: a consistent copy of a store, taken while it is in use.
+
+The environment is copied by LMDB itself at one moment.  What files that moment needs is read from
+the *copy*, so the two cannot disagree; a pin holds them meanwhile.  Files are linked where the
+target is on the same disk, as they never change, and copied elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from featurestore.engine.database import FOLDERS
+from featurestore.engine.snapshot import Pin
+from featurestore.errors import InvalidInput
+from featurestore.storage import files, manifest
+from featurestore.storage.environment import Environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from featurestore.engine.database import Database
+
+
+def backup(database: Database, target: Path) -> int:
+    """Copy a store into a new folder; returns the number of history files."""
+    if target.exists() and any(target.iterdir()):
+        raise InvalidInput(f"{target} is not empty. Give the path of a new directory.")
+    pin = Pin(database.locks)
+    try:
+        for name in FOLDERS:
+            files.make_folder(target / name)
+        database.env.copy(target / "engine")
+        copied = Environment(target / "engine", read_only=True)
+        try:
+            with copied.read() as txn:
+                entries = manifest.all_live_files(copied, txn)
+        finally:
+            copied.close()
+        for entry in entries:
+            _link_or_copy(database.root / entry.path, target / entry.path)
+        files.sync_file(target / "engine" / "data.mdb")
+        for folder in {(target / e.path).parent for e in entries} | {target / "engine", target}:
+            files.sync_folder(folder)
+        return len(entries)
+    finally:
+        pin.release()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    files.make_folder(target.parent)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        files.sync_file(target)

@@ -1,0 +1,353 @@
+"""The database: a store's folder, opened.  Owns every resource; knows no user shapes.
+
+::
+
+    store/
+      engine/     LMDB: catalog | latest records | journal | manifest | requests | commit log
+      data/<id>/  immutable history files
+      locks/      flocks: who creates, flushes, compacts, pins, owns unfinished files
+
+Handles opened on one folder in one process share one ``Database``: LMDB must not be opened twice.
+Anything that is parsed once and kept, the catalog and the file lists, is kept with the version
+number it was read at and asked for nothing else until that moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurestore.encoding.keys import KeyHash
+from featurestore.encoding.values import RecordCodec
+from featurestore.engine.snapshot import GroupSnapshot, Pin
+from featurestore.engine.writer import Writer, apply_all
+from featurestore.errors import InvalidInput, NotAStore, ReadOnlyStore, StoreClosed
+from featurestore.storage import catalog, commits, files, journal, latest, manifest
+from featurestore.storage.environment import DURABILITIES, QUOTA_BYTES, Environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from featurestore.dtypes import DType
+    from featurestore.engine.writer import Commit, Outcome, Put
+    from featurestore.schema import FeatureGroup
+    from featurestore.storage.catalog import Catalog
+    from featurestore.storage.environment import Transaction
+    from featurestore.storage.manifest import FileEntry
+
+FOLDERS = ("engine", "data", "locks")
+_shared: dict[tuple[int, int], Database] = {}
+_shared_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request on a group needs, compiled once per version of its definition."""
+
+    group: FeatureGroup
+    codec: RecordCodec
+    key_dtypes: tuple[DType, ...]
+
+
+class Database:
+    """An open store folder; use :func:`open_database`."""
+
+    def __init__(self, root: Path, env: Environment) -> None:
+        self.root = root
+        self.locks = root / "locks"
+        self.env = env
+        self.read_only = env.read_only
+        self.key_hash = KeyHash(bytes.fromhex(env.format["hash_seed"]), env.format["hash_bits"])
+        self.users = 1
+        self.pid = os.getpid()
+        self._writer: Writer | None = None
+        self._owner: files.FileLock | None = None
+        self._catalog: Catalog | None = None
+        self._plans: dict[tuple[int, int], Plan] = {}
+        self._files: dict[int, tuple[int, list[FileEntry]]] = {}
+        self._guard = threading.Lock()
+        self.closed = False
+        self.on_close: list[Callable[[], None]] = []
+
+    # ── resources ────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def writer(self) -> Writer:
+        """The writer thread, started by the first write."""
+        if self._writer is None:
+            with self._guard:
+                self._require_open()
+                if self.read_only:
+                    raise ReadOnlyStore(
+                        f"{self.root} is open read-only. Open it without read_only=True to write."
+                    )
+                if self._writer is None:
+                    self._writer = Writer(self.env)
+        return self._writer
+
+    @property
+    def owner(self) -> str:
+        """The name of a lock held for as long as this process has the store open.
+
+        Whoever finds it free knows that files this process was writing are nobody's any more.
+        """
+        with self._guard:
+            if self._owner is None:
+                self._owner = files.own(self.locks / f"owner-{uuid.uuid4().hex}", b"")
+            return self._owner.path.name
+
+    def apply(
+        self,
+        puts: Sequence[Put],
+        catalog_version: int,
+        request: tuple[str, bytes] | None,
+        now_us: int,
+    ) -> tuple[list[Outcome] | None, bool]:
+        """Put records in one transaction; see :func:`featurestore.engine.writer.apply_all`.
+
+        A ``relaxed`` store acknowledges before the commit, and then there are no outcomes yet.
+        """
+
+        def work(commit: Commit) -> tuple[list[Outcome], bool]:
+            return apply_all(commit, puts, catalog_version, request)
+
+        needed = sum(put.bytes_needed for put in puts)
+        waited_for = self.env.format["durability"] != "relaxed" or request is not None
+        future = self.writer.submit(work, now_us, bytes_needed=needed, waited_for=waited_for)
+        return future.result() if waited_for else (None, False)
+
+    def settle(self) -> None:
+        """Wait until everything this process has queued is committed."""
+        if self._writer is not None and self.env.format["durability"] == "relaxed":
+            self._writer.call(lambda _: None, 0)
+
+    def close(self) -> None:
+        """Give up one handle; the last one commits what is queued and closes everything."""
+        with _shared_lock:
+            self.users -= 1
+            if self.users > 0 or self.closed:
+                return
+            self.closed = True
+            _shared.pop(_identity(self.root), None)
+            if self.pid != os.getpid():
+                return
+            for action in self.on_close:
+                action()
+            try:
+                if self._writer is not None:
+                    self._writer.close()
+            finally:
+                if self._owner is not None:
+                    self._owner.release(unlink=True)
+                self.env.close()
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise StoreClosed(f"{self.root} is closed. Open it again.")
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """Give a read transaction on an open database."""
+        self._require_open()
+        with self.env.read() as txn:
+            yield txn
+
+    def catalog_at(self, txn: Transaction) -> Catalog:
+        """Return the catalog at a transaction's moment."""
+        known = self._catalog
+        if known is None or known.version != catalog.version(self.env, txn):
+            known = catalog.load(self.env, txn)
+            self._catalog = known
+        return known
+
+    def catalog(self) -> Catalog:
+        """Return the catalog now."""
+        with self.read() as txn:
+            return self.catalog_at(txn)
+
+    def plan(self, group: FeatureGroup) -> Plan:
+        """Return the compiled plan of a group's definition."""
+        key = (group.id, group.version)
+        plan = self._plans.get(key)
+        if plan is None or plan.group is not group:
+            dtypes = tuple(feature.dtype for feature in group.key_features)
+            plan = self._plans[key] = Plan(group, RecordCodec(group), dtypes)
+        return plan
+
+    def files_at(self, txn: Transaction, group_id: int) -> list[FileEntry]:
+        """Return a group's listed files at a transaction's moment."""
+        now = manifest.version(self.env, txn)
+        known = self._files.get(group_id)
+        if known is None or known[0] != now:
+            known = (now, manifest.live_files(self.env, txn, group_id))
+            self._files[group_id] = known
+        return known[1]
+
+    @contextlib.contextmanager
+    def snapshot(
+        self,
+        names: Collection[str],
+        *,
+        seq: int | None = None,
+        with_tail: bool = True,
+        with_latest: Collection[str] = (),
+    ) -> Iterator[dict[str, GroupSnapshot]]:
+        """Give the groups named, all at one moment, files pinned until the end of the block.
+
+        Parameters
+        ----------
+        names : collection of str
+            Groups to read.
+        seq : int, optional
+            Look at the store as it stood at this seq; by default as it is now.
+        with_tail : bool
+            Copy the journal tails out.
+        with_latest : collection of str
+            Groups of which the online records are copied out too.
+        """
+        self._require_open()
+        pin = Pin(self.locks)
+        try:
+            with self.env.read() as txn:
+                known = self.catalog_at(txn)
+                pin.narrow(manifest.version(self.env, txn))
+                last_seq = commits.last(self.env, txn)[0]
+                snapshots = {
+                    name: self._group_at(
+                        txn,
+                        known.group(name),
+                        last_seq if seq is None else min(seq, last_seq),
+                        cut=seq is not None and seq < last_seq,
+                        with_tail=with_tail,
+                        with_latest=name in with_latest,
+                    )
+                    for name in names
+                }
+            yield snapshots
+        finally:
+            pin.release()
+
+    def _group_at(
+        self,
+        txn: Transaction,
+        group: FeatureGroup,
+        seq: int,
+        *,
+        cut: bool,
+        with_tail: bool,
+        with_latest: bool,
+    ) -> GroupSnapshot:
+        state = manifest.state(self.env, txn, group.id)
+        snapshot = GroupSnapshot(
+            self.root, group, seq, cut, state, self.files_at(txn, group.id), self.key_hash
+        )
+        if with_tail:
+            snapshot.tail_keys, snapshot.tail_records, _ = journal.read(
+                self.env, txn, group.id, state.drained_seq
+            )
+        if with_latest:
+            rows = list(latest.scan(self.env, txn, group.id))
+            snapshot.latest_keys = [key for _, key, _ in rows]
+            snapshot.latest_records = [record for _, _, record in rows]
+        return snapshot
+
+
+# ── opening ──────────────────────────────────────────────────────────────────────────────────
+
+
+def open_database(
+    path: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    durability: str | None = None,
+    quota: int | None = None,
+    key_hash_bits: int | None = None,
+    created_at_us: int = 0,
+) -> Database:
+    """Open a store's folder, making it on first use; see :func:`featurestore.open`."""
+    root = Path(path).expanduser().absolute()
+    if durability is not None and durability not in DURABILITIES:
+        raise InvalidInput(
+            f'durability is one of "strict", "relaxed", "rebuildable"; got {durability!r}.'
+        )
+    with _shared_lock:
+        _require_store_or_empty(root, read_only=read_only)
+        found = _shared.get(_identity(root)) if root.exists() else None
+        if found is not None and found.pid == os.getpid():
+            if found.read_only and not read_only:
+                raise ReadOnlyStore(
+                    f"{root} is open read-only in this process; close that handle first."
+                )
+            found.users += 1
+        else:
+            initial = {
+                "store_id": uuid.uuid4().hex,
+                "hash_seed": os.urandom(16).hex(),
+                "hash_bits": key_hash_bits
+                or int(os.environ.get("FEATURESTORE_KEY_HASH_BITS", "64")),
+                "durability": durability or "strict",
+                "quota": quota or QUOTA_BYTES,
+                "created_at_us": created_at_us,
+            }
+            found = Database(root, _open_environment(root, initial, read_only=read_only))
+            _shared[_identity(root)] = found
+    try:
+        _settle_options(found, durability, quota)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _require_store_or_empty(root: Path, *, read_only: bool) -> None:
+    if root.exists() and not root.is_dir():
+        raise NotAStore(f"{root} is a file; a feature store is a directory.")
+    if (root / "engine" / "data.mdb").exists():
+        return
+    if read_only:
+        raise NotAStore(f"{root} is not a feature store, and read_only=True makes none.")
+    strange = (
+        sorted(p.name for p in root.iterdir() if p.name not in FOLDERS) if root.exists() else []
+    )
+    if strange:
+        raise NotAStore(
+            f"{root} is not a feature store and not empty (it holds {', '.join(strange[:3])}"
+            f"{', …' if len(strange) > 3 else ''}). Give the path of a store or of a new directory."
+        )
+
+
+def _open_environment(root: Path, initial: dict[str, Any], *, read_only: bool) -> Environment:
+    if read_only:
+        return Environment(root / "engine", read_only=True)
+    for folder in FOLDERS:
+        files.make_folder(root / folder)
+    lock = files.FileLock.acquire(root / "locks" / "create")
+    try:
+        env = Environment(root / "engine", read_only=False, initial=initial)
+        files.sync_folder(root / "engine")
+        return env
+    finally:
+        lock.release()
+
+
+def _settle_options(database: Database, durability: str | None, quota: int | None) -> None:
+    stored = database.env.format
+    if durability is not None and durability != stored["durability"]:
+        raise InvalidInput(
+            f'{database.root} was created with durability "{stored["durability"]}"; it belongs to '
+            f'the store and cannot be opened as "{durability}".'
+        )
+    if quota is not None and quota != stored["quota"] and not database.read_only:
+        database.writer.call(lambda commit: commit.env.put_quota(commit.txn, quota), 0)
+
+
+def _identity(root: Path) -> tuple[int, int]:
+    stat = root.stat()
+    return stat.st_dev, stat.st_ino

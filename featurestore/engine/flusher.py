@@ -1,0 +1,111 @@
+"""The flusher: moves a stretch of the journal into a sorted file, exactly once.
+
+::
+
+    1  intent row                              crash here: the cleaner removes the intent
+    2  read the tail, sort, write the file     crash here: and then the file
+    3  one transaction:                        crash before: as above; after: done
+         the intent stands, and drained_seq is what it was at 1
+         list the file, move drained_seq, intent out
+    4  delete the drained rows, 64 entries     crash here: readers skip them, the next flush
+       a transaction                           deletes them
+
+One flusher at a time is elected by a lock, but nothing relies on it: a second one, or one that
+slept through its own funeral, fails the check of step 3 and drops its file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from featurestore.encoding.columns import decode_history
+from featurestore.engine import cleaner
+from featurestore.storage import commits, files, journal, manifest, parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featurestore.engine.database import Database
+    from featurestore.engine.writer import Commit
+    from featurestore.schema import FeatureGroup
+
+#: Journal records that go into one file; bounds the memory of a flush.
+FLUSH_ROWS = 1 << 20
+
+
+def flush(database: Database, groups: Sequence[FeatureGroup], now_us: int) -> int:
+    """Move the journal of some groups into files.
+
+    Everything acknowledged before the call is in a file afterwards, or was moved there by
+    another flusher; writes that come meanwhile wait for the next flush.
+
+    Returns
+    -------
+    int
+        Rows moved.
+    """
+    lock = files.FileLock.acquire(database.locks / "flush")
+    try:
+        moved = sum(_flush_group(database, group, now_us) for group in groups)
+        cleaner.clean(database, now_us)
+        return moved
+    finally:
+        lock.release()
+
+
+def _flush_group(database: Database, group: FeatureGroup, now_us: int) -> int:
+    with database.read() as txn:
+        end_seq = commits.last(database.env, txn)[0]
+    moved = 0
+    while rows := _flush_stretch(database, group, end_seq, now_us):
+        moved += rows
+    _delete_drained(database, group, now_us)
+    return moved
+
+
+def _flush_stretch(database: Database, group: FeatureGroup, end_seq: int, now_us: int) -> int:
+    """Write the next file; returns its rows, 0 when nothing at or below ``end_seq`` is left."""
+    with database.read() as txn:
+        drained_seq = manifest.state(database.env, txn, group.id).drained_seq
+        keys, records, last_seq = journal.read(database.env, txn, group.id, drained_seq, FLUSH_ROWS)
+    if not keys or drained_seq >= end_seq:
+        return 0
+    table = parquet.sort_history(
+        decode_history(group, keys, records, database.key_hash), group, database.key_hash
+    )
+    owner = database.owner
+    file_id = database.writer.call(
+        lambda commit: manifest.intend(commit.env, commit.txn, group.id, owner), now_us
+    )
+    relative = manifest.file_path(group.id, file_id)
+    parquet.write_history(database.root, relative, table, group)
+    entry = parquet.describe(database.root, group, file_id, "flush", table, relative=relative)
+    if not database.writer.call(lambda c: _commit(c, entry, drained_seq, last_seq), now_us):
+        files.remove(database.root / relative)
+        return 0
+    return len(keys)
+
+
+def _commit(commit: Commit, entry: manifest.FileEntry, drained_seq: int, last_seq: int) -> bool:
+    """List the file if the world is as it was when its rows were read; else withdraw."""
+    env, txn = commit.env, commit.txn
+    state = manifest.state(env, txn, entry.group_id)
+    if not manifest.intent_stands(env, txn, entry.group_id, entry.file_id):
+        return False
+    if state.drained_seq != drained_seq:
+        manifest.withdraw(env, txn, entry.group_id, entry.file_id)
+        return False
+    manifest.list_file(env, txn, entry)
+    manifest.put_state(env, txn, entry.group_id, replace(state, drained_seq=last_seq))
+    return True
+
+
+def _delete_drained(database: Database, group: FeatureGroup, now_us: int) -> None:
+    with database.read() as txn:
+        drained_seq = manifest.state(database.env, txn, group.id).drained_seq
+    more = True
+    while more:
+        more = database.writer.call(
+            lambda c: journal.delete_drained(c.env, c.txn, group.id, drained_seq), now_us
+        )

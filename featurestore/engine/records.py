@@ -1,0 +1,129 @@
+"""Single records on their way in: checked and encoded, before anything is locked.
+
+``rows`` does the same for whole tables; both stand on the types' own rules (``dtypes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from featurestore.dtypes import is_null
+from featurestore.encoding.values import tombstone
+from featurestore.engine.reader import encode_user_key
+from featurestore.engine.writer import Put
+from featurestore.errors import InvalidEventTime, InvalidRecord, UnknownFeature, did_you_mean
+from featurestore.event_time import expires_at, format_us, to_us
+from featurestore.record import (
+    FLAG_DELETED,
+    FLAG_FENCE,
+    FLAG_HARD,
+    STORE_OFFLINE,
+    STORE_ONLINE,
+)
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
+    from featurestore.engine.database import Database
+    from featurestore.schema import FeatureGroup
+
+BOTH_STORES = STORE_ONLINE | STORE_OFFLINE
+
+
+def prepare_put(
+    database: Database,
+    group: FeatureGroup,
+    record: Mapping[str, Any],
+    now_us: int,
+    *,
+    ttl_us: int | None = None,
+    stores: int = BOTH_STORES,
+    tz: str | tzinfo | None = None,
+) -> Put:
+    """Return a record ready to be committed.
+
+    Raises
+    ------
+    InvalidRecord, InvalidEventTime, UnknownFeature
+        With what is wrong with it.
+    """
+    plan = database.plan(group)
+    if not isinstance(record, Mapping):
+        raise InvalidRecord(f"A record is a dict of features; got {type(record).__name__}.")
+    names = {feature.name for feature in group.features}
+    if not record.keys() <= names:
+        first = min(str(name) for name in record.keys() - names)
+        raise UnknownFeature(
+            f'"{first}" is no feature of "{group.name}".{did_you_mean(first, names)}'
+        )
+    event_time_us = _event_time_us(group, record.get(group.event_time), now_us, tz)
+    for name in group.record_identifier:
+        if is_null(record.get(name)):
+            raise InvalidRecord(f'The record has no "{name}", an identifier of "{group.name}".')
+    key = encode_user_key(plan, {name: record[name] for name in group.record_identifier})
+    values = {
+        feature.name: feature.dtype.check(value, feature.name, tz=tz)
+        for feature in group.value_features
+        if not is_null(value := record.get(feature.name))
+    }
+    encoded = plan.codec.encode(
+        values,
+        event_time_us=event_time_us,
+        expires_at_us=expires_at(event_time_us, group.ttl_us if ttl_us is None else ttl_us),
+        stores=stores,
+    )
+    return _put(database, group, key, encoded)
+
+
+def prepare_delete(
+    database: Database,
+    group: FeatureGroup,
+    key: Any,
+    event_time: Any,
+    now_us: int,
+    *,
+    hard: bool,
+    tz: str | tzinfo | None = None,
+) -> Put:
+    """Return a tombstone, or a fence, ready to be committed; a delete is a record too."""
+    encoded = tombstone(
+        schema_version=group.version,
+        event_time_us=_event_time_us(group, event_time, now_us, tz),
+        stores=BOTH_STORES,
+        flags=FLAG_DELETED | FLAG_HARD | FLAG_FENCE if hard else FLAG_DELETED,
+    )
+    return _put(database, group, encode_user_key(database.plan(group), key), encoded)
+
+
+def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
+    """Say why an event time is too far in the future, and what can be done."""
+    return (
+        f'event time "{name}" {format_us(event_time_us)} is in the future, beyond '
+        f"{format_us(limit_us)}; it would hide its key until then. Correct it, or give the group "
+        "a larger max_future."
+    )
+
+
+def _put(database: Database, group: FeatureGroup, key: bytes, record: bytearray) -> Put:
+    return Put(
+        group_id=group.id,
+        group_name=group.name,
+        online=group.online,
+        offline=group.offline,
+        key_hash=database.key_hash(key),
+        key=key,
+        record=record,
+    )
+
+
+def _event_time_us(group: FeatureGroup, value: Any, now_us: int, tz: str | tzinfo | None) -> int:
+    if is_null(value):
+        raise InvalidEventTime(
+            f'The record has no event time "{group.event_time}"; "{group.name}" needs one.'
+        )
+    event_time_us = to_us(value, tz=tz, what=f'event time "{group.event_time}"')
+    if group.max_future_us is not None and event_time_us > now_us + group.max_future_us:
+        limit_us = now_us + group.max_future_us
+        raise InvalidEventTime(future_sentence(group.event_time, event_time_us, limit_us))
+    return event_time_us

@@ -1,0 +1,382 @@
+"""Rows on their way in: every one of them checked, every column brought to its exact type.
+
+Either all rows of a table are good, or the error names the bad ones, or, where that is asked for,
+the bad ones are left out and counted.  Nothing is stored here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.arrays import Refused
+from featurestore.dtypes import is_null, read_column
+from featurestore.encoding.columns import encode_keys, encode_records
+from featurestore.engine.records import future_sentence
+from featurestore.errors import InvalidEventTime, InvalidRecord, UnknownFeature, did_you_mean
+from featurestore.event_time import MAX_US, NO_EXPIRY, read_times, to_us
+from featurestore.record import KEY_BYTES_MAX, RECORD_BYTES_MAX
+from featurestore.storage.parquet import as_int64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from featurestore.engine.database import Database, Plan
+    from featurestore.schema import Feature
+
+    Int64s = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to take the rows; see :meth:`featurestore.FeatureStore.ingest`."""
+
+    id: str | None
+    tz: Any
+    unit: str | None
+    write_time: str | None
+    atomic: bool
+    skip_bad_rows: bool
+    stores: int
+    now_us: int
+    progress: Callable[[int], None] | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Validated rows of one group, in input order.
+
+    Attributes
+    ----------
+    columns : dict of str to pyarrow.Array
+        Every feature of the group, exact types.
+    key_codes : int64[n]
+        Index into ``keys``.
+    keys, key_hashes, key_ranks
+        The distinct keys, their hashes, and their places in file order.
+    event_us, expires_us : int64[n]
+        Microseconds.
+    write_us : int64[n] or None
+        Imported write times.
+    """
+
+    plan: Plan
+    columns: dict[str, pa.Array]
+    key_codes: Int64s
+    keys: list[bytes]
+    key_hashes: Int64s
+    key_ranks: Int64s
+    event_us: Int64s
+    expires_us: Int64s
+    write_us: Int64s | None
+    stores: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.event_us)
+
+    def records(self, index: Int64s) -> list[bytearray]:
+        """Encode the records of some rows; seq and write time are stamped by the commit."""
+        take = pa.array(index)
+        values = {f.name: self.columns[f.name].take(take) for f in self.plan.group.value_features}
+        return encode_records(
+            self.plan.group,
+            values,
+            event_time_us=self.event_us[index],
+            expires_at_us=self.expires_us[index],
+            stores=self.stores,
+        )
+
+    def digest(self) -> bytes:
+        """Return a digest of the content, the same for the same rows in the same order."""
+        hasher = hashlib.blake2b(digest_size=16)
+        group = self.plan.group
+        hasher.update(f"{group.id}:{self.rows}:{self.stores}".encode())
+        for name, column in self.columns.items():
+            if column.null_count == self.rows:
+                continue  # a feature added meanwhile does not make the data new
+            hasher.update(name.encode())
+            for part in _normal_parts(column):
+                batch = pa.record_batch([part], names=["c"])
+                hasher.update(batch.serialize())
+        if self.write_us is not None:
+            hasher.update(self.write_us.tobytes())
+        return hasher.digest()
+
+
+def _normal_parts(column: pa.Array) -> list[pa.Array]:
+    """Give an array without what equal arrays may differ in: the bytes under nulls."""
+    if column.null_count == 0:
+        return [pa.concat_arrays([column]) if column.offset == 0 else column.take(_all(column))]
+    return [pc.is_null(column), column.drop_null()]
+
+
+def _all(column: pa.Array) -> pa.Array:
+    return pa.array(np.arange(len(column)))
+
+
+def validate(
+    database: Database, plan: Plan, table: pa.Table, options: Options
+) -> tuple[Batch, int]:
+    """Check every row and bring every column to its exact type.
+
+    Returns
+    -------
+    batch : Batch
+        The rows that are good.
+    rejected : int
+        How many were left out; 0 unless bad rows are to be skipped.
+
+    Raises
+    ------
+    InvalidRecord
+        With the bad rows and why, unless they are to be skipped.
+    UnknownFeature
+        A column is no feature of the group.
+    """
+    _require_columns(plan, table, options)
+    refused = Refused()
+    columns, write_us = _read_columns(plan, table, options, refused)
+    _refuse_nulls(plan, columns, refused)
+    _refuse_future(plan, columns, options, refused)
+    _refuse_large(plan, columns, refused)
+    _refuse_long_keys(plan, columns, refused)
+    if refused and not options.skip_bad_rows:
+        timed = all(why.startswith("event time") for why in refused.reasons.values())
+        raise (InvalidEventTime if timed else InvalidRecord)(
+            f'"{plan.group.name}": {refused.summary(table.num_rows)}. None of them was stored; '
+            'mend them, or pass on_error="skip" to leave them out.',
+            rows=refused.first(),
+        )
+    rejected = set(refused.rows)
+    if rejected:
+        kept = np.delete(np.arange(table.num_rows), sorted(rejected))
+        columns = {name: column.take(pa.array(kept)) for name, column in columns.items()}
+        write_us = None if write_us is None else write_us[kept]
+    return _batch(database, plan, columns, write_us, options), len(rejected)
+
+
+def _require_columns(plan: Plan, table: pa.Table, options: Options) -> None:
+    group = plan.group
+    known = [feature.name for feature in group.features]
+    for name in table.column_names:
+        if name not in known and name != options.write_time:
+            raise UnknownFeature(
+                f'Column "{name}" is no feature of "{group.name}".{did_you_mean(name, known)} '
+                "Drop the column, or add the feature with update_feature_group."
+            )
+        if table.column_names.count(name) > 1:
+            raise InvalidRecord(f'Column "{name}" is there twice.')
+    for name in (*group.record_identifier, group.event_time):
+        if name not in table.column_names:
+            raise InvalidRecord(
+                f'The data has no column "{name}", '
+                f"{'the event time' if name == group.event_time else 'an identifier'} of "
+                f'"{group.name}"; it has {", ".join(table.column_names[:10])}.'
+            )
+    if options.write_time is not None and options.write_time not in table.column_names:
+        raise InvalidRecord(f'write_time names a column "{options.write_time}" that is not there.')
+
+
+def _read_columns(
+    plan: Plan, table: pa.Table, options: Options, refused: Refused
+) -> tuple[dict[str, pa.Array], Int64s | None]:
+    group = plan.group
+    columns: dict[str, pa.Array] = {}
+    for feature in group.features:
+        if feature.name not in table.column_names:
+            columns[feature.name] = pa.nulls(table.num_rows, feature.dtype.to_arrow())
+            continue
+        column = table.column(feature.name)
+        if feature.name == group.event_time:
+            what = f'event time "{feature.name}"'
+            columns[feature.name] = read_times(
+                column, refused, tz=options.tz, unit=options.unit, what=what
+            )
+        else:
+            columns[feature.name] = read_column(
+                column,
+                feature.dtype,
+                feature.name,
+                refused,
+                tz=options.tz,
+                unit=options.unit,
+            )
+    return columns, _write_times(table, options, refused)
+
+
+def _batch(
+    database: Database,
+    plan: Plan,
+    columns: dict[str, pa.Array],
+    write_us: Int64s | None,
+    options: Options,
+) -> Batch:
+    group = plan.group
+    key_arrays = [columns[name] for name in group.record_identifier]
+    keys = encode_keys(key_arrays, plan.key_dtypes)
+    event_us = as_int64(columns[group.event_time])
+    expires_us = np.full(len(event_us), NO_EXPIRY, np.int64)
+    if group.ttl_us is not None:
+        expires_us = event_us + group.ttl_us
+    return Batch(
+        plan=plan,
+        columns=columns,
+        key_codes=keys.codes,
+        keys=keys.keys,
+        key_hashes=keys.hashes(database.key_hash),
+        key_ranks=keys.ranks(database.key_hash),
+        event_us=event_us,
+        expires_us=expires_us,
+        write_us=write_us,
+        stores=options.stores,
+    )
+
+
+def _write_times(table: pa.Table, options: Options, refused: Refused) -> Int64s | None:
+    if options.write_time is None:
+        return None
+    what = f'write time "{options.write_time}"'
+    column = table.column(options.write_time)
+    times = read_times(column, refused, tz=options.tz, unit=options.unit, what=what)
+    refused.add(_unrefused(pc.is_null(times), refused), lambda _: f"{what} is null")
+    write_us = as_int64(times.fill_null(0))
+    refused.add(
+        np.flatnonzero(write_us > options.now_us).tolist(), lambda _: f"{what} is in the future"
+    )
+    return write_us
+
+
+def _unrefused(mask: pa.Array, refused: Refused) -> list[int]:
+    """Return the rows of a mask that were not refused before: those are null for that reason."""
+    rows = set(np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist())
+    return sorted(rows.difference(refused.rows))
+
+
+def _refuse_nulls(plan: Plan, columns: Mapping[str, pa.Array], refused: Refused) -> None:
+    group = plan.group
+    for name in (group.event_time, *group.record_identifier):
+        if columns[name].null_count:
+            what = (
+                f'event time "{name}" is missing'
+                if name == group.event_time
+                else f'"{name}" is null, and it is part of the key'
+            )
+            for row in _unrefused(pc.is_null(columns[name]), refused):
+                refused.add_row(row, what)
+
+
+def _refuse_future(
+    plan: Plan, columns: Mapping[str, pa.Array], options: Options, refused: Refused
+) -> None:
+    group = plan.group
+    if group.max_future_us is None:
+        return
+    limit_us = min(options.now_us + group.max_future_us, MAX_US)
+    event_us = as_int64(columns[group.event_time].fill_null(0))
+    refused.add(
+        np.flatnonzero(event_us > limit_us).tolist(),
+        lambda row: future_sentence(group.event_time, int(event_us[row]), limit_us),
+    )
+
+
+def _refuse_large(plan: Plan, columns: Mapping[str, pa.Array], refused: Refused) -> None:
+    """Refuse rows whose record would be over the limit, by an upper bound of its bytes."""
+    rows = len(columns[plan.group.event_time])
+    sizes = np.full(rows, 64 + 9 * len(plan.group.features), np.int64)
+    for feature in plan.group.value_features:
+        column = columns[feature.name]
+        if feature.dtype.kind in ("string", "binary"):
+            sizes += pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+        elif feature.dtype.kind == "vector":
+            sizes += 8 + feature.dtype.length * feature.dtype.bits // 8
+        elif feature.dtype.kind == "list":
+            lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+            sizes += 24 + lengths * 8 + lengths // 8 + _list_bytes(column)
+    refused.add(
+        np.flatnonzero(sizes > RECORD_BYTES_MAX).tolist(),
+        lambda row: (
+            f"the record takes up to {sizes[row]:,} bytes; the limit is {RECORD_BYTES_MAX:,}"
+        ),
+    )
+
+
+def _refuse_long_keys(plan: Plan, columns: Mapping[str, pa.Array], refused: Refused) -> None:
+    names = plan.group.record_identifier
+    if sum(columns[name].nbytes for name in names) <= KEY_BYTES_MAX // 2:
+        return  # not even all keys together are too long
+    try:
+        encode_keys([columns[name] for name in names], plan.key_dtypes)
+    except InvalidRecord as error:
+        for row, why in error.rows:
+            refused.add_row(row, why)
+
+
+def _list_bytes(column: pa.Array) -> Int64s:
+    """Return the bytes of the texts in each row of a list column; zeros for lists of numbers."""
+    sizes = np.zeros(len(column), np.int64)
+    kind = column.type.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
+        return sizes
+    np.add.at(
+        sizes,
+        pc.list_parent_indices(column).to_numpy(zero_copy_only=False),
+        pc.binary_length(column.flatten()).fill_null(0).to_numpy(zero_copy_only=False),
+    )
+    return sizes
+
+
+def table_of_dicts(plan: Plan, rows: Sequence[Mapping[str, Any]], options: Options) -> pa.Table:
+    """Bring dicts to the group's types by the rules of a single put, and name the bad ones."""
+    group = plan.group
+    known = {feature.name for feature in group.features}
+    refused = Refused()
+    for number, row in enumerate(rows):
+        for name in row:
+            if name not in known and name != options.write_time:
+                raise UnknownFeature(
+                    f'Row {number}: "{name}" is no feature of "{group.name}".'
+                    f"{did_you_mean(str(name), known)}"
+                )
+    arrays = {}
+    for feature in group.features:
+        values = [_checked(row.get(feature.name), feature, options) for row in rows]
+        for number, value in enumerate(values):
+            if isinstance(value, InvalidRecord):
+                refused.add_row(number, str(value))
+                values[number] = None
+        arrays[feature.name] = pa.array(values, feature.dtype.to_arrow())
+    if options.write_time is not None:
+        arrays[options.write_time] = pa.array([row.get(options.write_time) for row in rows])
+    if not refused:
+        return pa.table(arrays)
+    if not options.skip_bad_rows:
+        raise InvalidRecord(
+            f'"{group.name}": {refused.summary(len(rows))}. None of them was stored; mend them, '
+            'or pass on_error="skip" to leave them out.',
+            rows=refused.first(),
+        )
+    # A row without event time is refused, and counted, by the validation that follows.
+    good = pa.array(~np.isin(np.arange(len(rows)), refused.rows))
+    event = arrays[group.event_time]
+    arrays[group.event_time] = pc.if_else(good, event, pa.scalar(None, event.type))
+    return pa.table(arrays)
+
+
+def _checked(value: Any, feature: Feature, options: Options) -> Any:
+    """Return the physical value, or the error that says why it is none."""
+    if is_null(value):
+        return None
+    try:
+        if feature.dtype.kind == "timestamp":
+            what = f'feature "{feature.name}"'
+            return to_us(value, tz=options.tz, unit=options.unit, what=what)
+        return feature.dtype.check(value, feature.name, tz=options.tz)
+    except InvalidRecord as error:
+        return error

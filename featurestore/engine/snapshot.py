@@ -1,0 +1,119 @@
+"""Snapshots: some groups at one moment, readable for as long as it takes.
+
+::
+
+    pin ──► read transaction: catalog, file lists, journal tail copied out ──► transaction ends
+     │                                                                              │
+     └── files stay on disk ◄────────────── scan, join, verify … ◄──────────────────┘ close: unpin
+
+The read transaction is over before the first byte of a file is read: a long reader would make
+LMDB's file grow.  What keeps the files is the *pin*, a lock file that names the manifest version
+the reader may still need; the kernel lets it go when the process dies.  The pin is taken before
+the transaction begins and names version 0, "everything", until the version is known, so that no
+cleaner can slip in between.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from featurestore.errors import ReadOnlyStore
+from featurestore.storage import files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from featurestore.encoding.keys import KeyHash
+    from featurestore.schema import FeatureGroup
+    from featurestore.storage.manifest import FileEntry, GroupState
+
+
+@dataclass
+class GroupSnapshot:
+    """One group at one moment.
+
+    Attributes
+    ----------
+    root : Path
+        The store's folder; file paths are relative to it.
+    group : FeatureGroup
+        The definition at that moment.
+    seq : int
+        Rows with ``write_seq <= seq`` are visible.
+    cut : bool
+        Whether ``seq`` is older than the moment, so that rows have to be filtered by it.
+    files : list of FileEntry
+        The listed files, pinned.
+    tail_keys, tail_records : sequence of bytes
+        Journal rows that no file holds.
+    latest_keys, latest_records : sequence of bytes
+        The online records, if they were asked for.
+    """
+
+    root: Path
+    group: FeatureGroup
+    seq: int
+    cut: bool
+    state: GroupState
+    files: list[FileEntry]
+    key_hash: KeyHash
+    tail_keys: Sequence[bytes] = ()
+    tail_records: Sequence[bytes] = ()
+    latest_keys: Sequence[bytes] = ()
+    latest_records: Sequence[bytes] = ()
+    _tail: pa.Table | None = field(default=None, repr=False)
+
+    @property
+    def tail(self) -> pa.Table:
+        """The journal rows that no file holds, in the history layout, in seq order."""
+        if self._tail is None:
+            from featurestore.encoding.columns import decode_history
+
+            self._tail = decode_history(
+                self.group, self.tail_keys, self.tail_records, self.key_hash
+            )
+        return self._tail
+
+    def read(self, entry: FileEntry, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the visible rows of one of the files; see ``storage.parquet.read_history``."""
+        from featurestore.storage.parquet import read_history
+
+        return read_history(self.root, entry, self.group, columns)
+
+
+class Pin:
+    """A held lock file that keeps files of a manifest version from being deleted."""
+
+    def __init__(self, locks: Path) -> None:
+        self._lock: files.FileLock | None = None
+        try:
+            self._lock = files.own(locks / f"pin-{uuid.uuid4().hex}", b"0")
+        except ReadOnlyStore:
+            # Read-only media, or a user who may only read.  Files stay for the cleaner's grace
+            # time all the same.
+            return
+
+    def narrow(self, manifest_version: int) -> None:
+        """Say which version is needed, now that it is known."""
+        if self._lock is not None:
+            self._lock.write(b"%d" % manifest_version)
+
+    def release(self) -> None:
+        """Let the files go."""
+        if self._lock is not None:
+            self._lock.release(unlink=True)
+
+
+def oldest_pin(locks: Path) -> int | None:
+    """Return the oldest manifest version some reader needs; None if nobody reads."""
+    versions = []
+    for path in locks.glob("pin-*"):
+        text = files.held(path)
+        if text is not None:
+            versions.append(int(text or b"0"))
+    return min(versions, default=None)

@@ -1,0 +1,243 @@
+"""SQL over feature groups: DuckDB reads history files and journal tail of one moment.
+
+::
+
+    SELECT … FROM weather JOIN history.planes USING (tailnum)
+       │
+       ▼
+    sql_tables    which groups does it name, and does it only read?
+       │
+       ▼
+    snapshot      all of them at one moment: files pinned, tail decoded, no transaction held
+       │
+       ▼
+    sql_views     main.weather, history.planes          made for this call
+       │
+       ▼
+    sql_session   DuckDB ──► pyarrow.Table              views dropped, nothing kept
+
+What a group looks like:
+
+===================  ================================================================
+``weather``          one row per key and event time: the newest version, no tombstones
+``history.weather``  every accepted version, with ``write_seq``, ``write_time``,
+                     ``expires_at``, ``is_deleted``; a tombstone's features are null
+``latest.weather``   what the online store serves now
+===================  ================================================================
+
+An answer is as fresh as the last commit.  What a query may do is decided by its parse tree
+(``sql_tables``): it reads groups and the tables handed in as ``tables=``, nothing else.  That is no
+wall against time and memory: one scalar call can take any amount of both, and a server that runs
+strangers' SQL does so in a process it can kill.
+
+DuckDB does not check the page checksums of Parquet; ``verify`` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from featurestore.engine.reader import latest_table
+from featurestore.engine.sql_session import quoted, session
+from featurestore.engine.sql_tables import tables_named
+from featurestore.engine.sql_views import create_views
+from featurestore.errors import InvalidInput, InvalidQuery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from featurestore.engine.database import Database
+    from featurestore.engine.snapshot import GroupSnapshot
+    from featurestore.engine.sql_session import Session
+
+    Params = Sequence[Any] | Mapping[str, Any]
+
+    #: Given names of groups as a query spells them, and those whose online records it reads:
+    #: their sources, all of one moment, by the same names.  Raises UnknownFeatureGroup.
+    SnapshotProvider = Callable[
+        [frozenset[str], frozenset[str]], AbstractContextManager[Mapping[str, "Source"]]
+    ]
+
+
+class Source(NamedTuple):
+    """A group as a query sees it.
+
+    Attributes
+    ----------
+    snapshot : GroupSnapshot
+        Files, pinned, and journal tail of one moment.
+    latest : pyarrow.Table or None
+        The group's features as the online store serves them at that moment, if asked for.
+    """
+
+    snapshot: GroupSnapshot
+    latest: pa.Table | None = None
+
+
+def run_query(
+    query: str,
+    params: Params | None,
+    snapshot_provider: SnapshotProvider,
+    tables: Mapping[str, Any] | None = None,
+) -> pa.Table:
+    """Run one SELECT over feature groups as they stand at one moment.
+
+    Parameters
+    ----------
+    query : str
+        DuckDB SQL; groups as ``weather``, ``history.weather``, ``latest.weather``.
+    params : sequence or mapping, optional
+        Values for ``?`` or for ``$name``.  Datetimes must be aware.
+    snapshot_provider : callable
+        Gives all groups named at one moment; see :func:`snapshots_of`.
+    tables : mapping of str to table, optional
+        Tables to read beside the groups: Arrow, pandas, Polars, or whatever exports an Arrow
+        stream.  A table hides a group of its name, unless that is written ``main.<name>``.
+
+    Returns
+    -------
+    pyarrow.Table
+        Timestamps are ``timestamp[us, tz=UTC]``, vectors fixed-size lists.  A ``sum`` of integers
+        is DuckDB's HUGEINT, hence ``decimal128(38, 0)``; write ``sum(x)::BIGINT`` against that.
+
+    Raises
+    ------
+    InvalidQuery
+        It does not parse or bind, fails on a value, or is not exactly one SELECT.
+    UnknownFeatureGroup
+        It names a table that is neither a group nor in ``tables``.
+    CorruptStore
+        A history file is missing or damaged.
+    """
+    values = _checked_params(params)
+    with session() as duck:
+        named = tables_named(duck.parse(query))
+        named -= _lend_tables(duck, {} if tables is None else tables, named)
+        groups = {table.lower(): table for _, table in named}  # one spelling for each
+        latest = {groups[table.lower()] for schema, table in named if schema == "latest"}
+        with snapshot_provider(frozenset(groups.values()), frozenset(latest)) as sources:
+            for name, source in sources.items():
+                schemas = {s or "main" for s, table in named if table.lower() == name.lower()}
+                _create_views(duck, source, schemas)
+            return duck.run(query, values)
+
+
+def tables_of(query: str) -> set[tuple[str | None, str]]:
+    """Return the tables a query reads as ``(schema or None, table)``, as it spells them.
+
+    Nothing is bound or run.  Names that a ``WITH`` defines are not tables.
+
+    Raises
+    ------
+    InvalidQuery
+        The query is not exactly one SELECT, or would do more than read.
+
+    Examples
+    --------
+    >>> tables_of("WITH w AS (FROM history.weather) SELECT * FROM w WHERE temp > 39")
+    {('history', 'weather')}
+    """
+    with session() as duck:
+        return tables_named(duck.parse(query))
+
+
+def snapshots_of(database: Database, clock_us: int, *, seq: int | None = None) -> SnapshotProvider:
+    """Return the provider of a database's groups, names in any case of letters.
+
+    Parameters
+    ----------
+    database : Database
+        Open.
+    clock_us : int
+        The clock that decides which online records have expired.
+    seq : int, optional
+        Look at history as it stood at this seq; by default as it is now.
+    """
+
+    @contextlib.contextmanager
+    def provide(names: frozenset[str], latest: frozenset[str]) -> Iterator[dict[str, Source]]:
+        # SQL does not tell cases of letters apart, and no two groups differ only in them.
+        spelled = {group.lower(): group for group in database.catalog().groups}
+        exact = {name: spelled.get(name.lower(), name) for name in names}
+        with database.snapshot(
+            set(exact.values()), seq=seq, with_latest={exact[name] for name in latest}
+        ) as snapshots:
+            sources = {}
+            for name, group in exact.items():
+                snapshot = snapshots[group]
+                served = _served(database, snapshot, clock_us) if name in latest else None
+                sources[name] = Source(snapshot, served)
+            yield sources
+
+    return provide
+
+
+def _served(database: Database, snapshot: GroupSnapshot, clock_us: int) -> pa.Table:
+    plan = database.plan(snapshot.group)
+    return latest_table(plan, snapshot.latest_keys, snapshot.latest_records, clock_us)
+
+
+def _create_views(duck: Session, source: Source, schemas: set[str]) -> None:
+    if "latest" in schemas:
+        group = source.snapshot.group
+        table = duck.lend(f"__{group.id}_latest", source.latest)
+        duck.create_view(f"latest.{quoted(group.name)}", f"FROM {table}")
+    if schemas != {"latest"}:
+        create_views(duck, source.snapshot, schemas)
+
+
+# ── what the caller hands in ─────────────────────────────────────────────────────────────────
+
+
+def _lend_tables(
+    duck: Session, tables: Mapping[str, Any], named: set[tuple[str | None, str]]
+) -> set[tuple[str | None, str]]:
+    """Lend the tables that a query names; returns those names."""
+    given = {name.lower(): name for name in tables}
+    lent = {table for table in named if table[0] is None and table[1].lower() in given}
+    for _, name in lent:
+        own = given[name.lower()]
+        duck.lend(own, _as_arrow(own, tables[own]))
+    return lent
+
+
+def _as_arrow(name: str, table: Any) -> pa.Table:
+    if isinstance(table, pa.Table):
+        return table
+    if hasattr(table, "__arrow_c_stream__") or isinstance(table, pa.RecordBatch):
+        return pa.table(table)
+    raise InvalidInput(
+        f'tables["{name}"] is {type(table).__name__}; give an Arrow table, a pandas or Polars '
+        "frame, or anything with __arrow_c_stream__."
+    )
+
+
+def _checked_params(params: Params | None) -> list[Any] | dict[str, Any] | None:
+    if params is None:
+        return None
+    if isinstance(params, dict):
+        return {name: _checked_param(value) for name, value in params.items()}
+    if isinstance(params, (list, tuple)):
+        return [_checked_param(value) for value in params]
+    raise InvalidQuery(f"params is a list for ? or a dict for $name, not {type(params).__name__}.")
+
+
+def _checked_param(value: Any) -> Any:
+    """Return a value DuckDB takes; times follow the rule of every other door."""
+    if isinstance(value, dt.datetime) and value.tzinfo is None:
+        raise InvalidQuery(
+            f"The parameter {value!r} has no time zone. Make it aware: "
+            "value.replace(tzinfo=datetime.UTC) if it is meant as UTC."
+        )
+    if type(value).__module__ == "numpy":
+        if value.dtype.kind in "mM":
+            raise InvalidQuery(
+                f"The parameter {value!r} has no time zone. Give an aware datetime instead."
+            )
+        return value.tolist()
+    return value

@@ -1,0 +1,350 @@
+"""The LMDB environment of a store: opened once per process, checked, and never by accident twice.
+
+Why each choice (every one measured):
+
+``lib_version=0``
+    py-lmdb carries two engines whose files cannot read each other; ours is named, so that a
+    later default cannot change the format.
+one environment object per process
+    LMDB's own rule: closing any descriptor of the lock file drops the process's locks.
+no writemap
+    a full disk is an error with it off, and a SIGBUS with it on.
+1 TiB of address space from the start
+    growing the map invalidates readers; a *quota* below it refuses writes early instead, because
+    in a map that is really full not even a large delete finds room.
+never across fork
+    an inherited environment reads and writes without an error and corrupts; it is refused.
+
+Durability belongs to the store, not to the opener:
+
+=============  ===============================================  =========================
+durability     acknowledged                                     may be lost
+=============  ===============================================  =========================
+strict         after the commit is synced                       nothing
+relaxed        when queued; committed and synced within 100 ms  100 ms, on kill too
+rebuildable    after an unsynced commit                         everything, at a power cut
+=============  ===============================================  =========================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+
+from featurestore.errors import (
+    CorruptStore,
+    IncompatibleStore,
+    NotAStore,
+    OutcomeUnknown,
+    ReadOnlyStore,
+    StoreClosed,
+    StoreFull,
+)
+from featurestore.storage import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FORMAT = 1
+DURABILITIES = ("strict", "relaxed", "rebuildable")
+MAP_BYTES = 1 << 40
+QUOTA_BYTES = 64 << 30
+#: Writers are refused from this share of the quota on; the rest is for the flush that makes room.
+QUOTA_WATERMARK = 0.8
+MAX_READERS = 1024
+DATABASES = (
+    "meta",
+    "commits",
+    "catalog",
+    "latest",
+    "journal",
+    "manifest",
+    "requests",
+    "request_times",
+)
+
+Transaction = Any  # lmdb.Transaction; py-lmdb ships no types
+
+#: Every environment of this process, so that a forked child can refuse what it inherited.
+_open_environments: weakref.WeakSet[Environment] = weakref.WeakSet()
+
+
+class Environment:
+    """One LMDB environment with its named databases.
+
+    Attributes
+    ----------
+    format : dict
+        The format row: store id, hash seed and bits, durability, quota.
+    meta, commits, catalog, latest, journal, manifest, requests, request_times
+        Database handles.
+    """
+
+    def __init__(
+        self, folder: Path, *, read_only: bool, initial: dict[str, Any] | None = None
+    ) -> None:
+        self.folder = folder
+        self.read_only = read_only
+        self._forked = False
+        self._lmdb = self._connect(sync=True)
+        try:
+            self._open_databases()
+            self.format = self._read_or_create_format(initial)
+        except BaseException:
+            self._lmdb.close()
+            raise
+        if self.format["durability"] == "rebuildable" and not read_only:
+            self._lmdb.close()
+            self._lmdb = self._connect(sync=False)
+            self._open_databases()
+        _open_environments.add(self)
+
+    # ── opening and closing ──────────────────────────────────────────────────────────────────
+
+    def close(self) -> None:
+        """Close the environment; in a forked child it is left alone."""
+        _open_environments.discard(self)
+        if not self._forked:
+            self._lmdb.close()
+
+    def _connect(self, *, sync: bool) -> Any:
+        options: dict[str, Any] = {
+            "map_size": MAP_BYTES,
+            "max_dbs": len(DATABASES) + 8,
+            "max_readers": MAX_READERS,
+            "readonly": self.read_only,
+            "create": not self.read_only,
+            "metasync": True,
+            "sync": sync,
+            "writemap": False,
+            "lib_version": 0,
+        }
+        try:
+            return lmdb.open(str(self.folder), **options)
+        except lmdb.Error as error:
+            if self.read_only and _errno(error) in _NOT_ALLOWED:
+                # Read-only media: nobody can write, so no reader needs a slot in the lock file.
+                return lmdb.open(str(self.folder), **options, lock=False)
+            raise self._translate(error) from error
+
+    def _open_databases(self) -> None:
+        for name in DATABASES:
+            try:
+                handle = self._lmdb.open_db(name.encode(), create=not self.read_only)
+            except lmdb.NotFoundError as error:
+                raise NotAStore(f"{self.folder.parent} is not a feature store.") from error
+            except lmdb.Error as error:
+                raise self._translate(error) from error
+            setattr(self, name, handle)
+
+    meta: Any
+    commits: Any
+    catalog: Any
+    latest: Any
+    journal: Any
+    manifest: Any
+    requests: Any
+    request_times: Any
+
+    def _read_or_create_format(self, initial: dict[str, Any] | None) -> dict[str, Any]:
+        with self.read() as txn:
+            row = txn.get(b"format", db=self.meta)
+        if row is None:
+            if self.read_only or initial is None:
+                raise NotAStore(f"{self.folder.parent} is not a feature store.")
+            with self.write() as txn:
+                # Another process may have been first; then its row stands.
+                created = json.dumps({"format": FORMAT, **initial}).encode()
+                txn.put(b"format", created, overwrite=False, db=self.meta)
+                row = txn.get(b"format", db=self.meta)
+        try:
+            found: dict[str, Any] = json.loads(bytes(row))
+            version = found["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptStore(f"The format row of {self.folder.parent} is unreadable.") from error
+        if version != FORMAT:
+            raise IncompatibleStore(
+                f"{self.folder.parent} has format {version}; this version of featurestore reads "
+                f"format {FORMAT}. Upgrade featurestore to open it."
+            )
+        return found
+
+    # ── transactions ─────────────────────────────────────────────────────────────────────────
+
+    @contextlib.contextmanager
+    def read(self, *, buffers: bool = False) -> Iterator[Transaction]:
+        """Give a read transaction, one moment of the store.  Copy out and leave quickly."""
+        txn = self.begin_read(buffers=buffers)
+        try:
+            yield txn
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        finally:
+            txn.abort()
+
+    def begin_read(self, *, buffers: bool = False) -> Transaction:
+        """Begin a read transaction that the caller must abort."""
+        if self._forked:
+            raise StoreClosed(_FORKED)
+        try:
+            return self._lmdb.begin(buffers=buffers)
+        except lmdb.ReadersFullError:
+            # Slots of killed processes are only freed by asking.
+            self._lmdb.reader_check()
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        try:
+            return self._lmdb.begin(buffers=buffers)
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """Give a write transaction, committed at the end; for the writer thread alone."""
+        if self._forked:
+            raise StoreClosed(_FORKED)
+        if self.read_only:
+            raise ReadOnlyStore(f"{self.folder.parent} is open read-only.")
+        try:
+            txn = self._lmdb.begin(write=True)
+        except lmdb.Error as error:
+            raise self._translate(error) from error
+        try:
+            yield txn
+        except lmdb.Error as error:
+            txn.abort()
+            raise self._translate(error) from error
+        except BaseException:
+            txn.abort()
+            raise
+        files.step("commit", self.folder)
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            raise self._commit_failed(error) from error
+
+    def sync(self) -> None:
+        """Make every commit so far durable, whatever the mode."""
+        self._lmdb.sync(True)
+
+    # ── room ─────────────────────────────────────────────────────────────────────────────────
+
+    def used_bytes(self, txn: Transaction) -> int:
+        """Bytes of the pages in use by data, free pages of the file not counted."""
+        pages = 0
+        for name in DATABASES:
+            stat = txn.stat(getattr(self, name))
+            pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return pages * int(stat["psize"])
+
+    def require_room(self, txn: Transaction, bytes_needed: int) -> None:
+        """Refuse a write that would take the store over its quota or the disk over its edge."""
+        quota = self.format["quota"]
+        used = self.used_bytes(txn)
+        if used + bytes_needed > quota * QUOTA_WATERMARK:
+            raise StoreFull(
+                f"The store's engine holds {used:,} bytes of its quota of {quota:,} (writes stop "
+                f"at {QUOTA_WATERMARK:.0%}). Run flush() to move history into files, or reopen "
+                "with a larger quota=."
+            )
+        files.require_room(self.folder, bytes_needed)
+
+    def put_quota(self, txn: Transaction, quota: int) -> None:
+        """Store a new quota, in bytes."""
+        self.format = {**self.format, "quota": quota}
+        txn.put(b"format", json.dumps(self.format).encode(), db=self.meta)
+
+    @property
+    def page_bytes(self) -> int:
+        """Size of an LMDB page."""
+        return int(self._lmdb.stat()["psize"])
+
+    def info(self) -> dict[str, int]:
+        """LMDB's own figures: map size, last page, last transaction, readers."""
+        return dict(self._lmdb.info())
+
+    def clear_dead_readers(self) -> int:
+        """Free reader slots of dead processes; returns how many."""
+        return int(self._lmdb.reader_check())
+
+    def copy(self, folder: Path) -> None:
+        """Write a consistent, compacted copy into an existing folder."""
+        self._lmdb.copy(str(folder), compact=True)
+
+    # ── errors ───────────────────────────────────────────────────────────────────────────────
+
+    def _translate(self, error: lmdb.Error) -> Exception:
+        path, code = self.folder.parent, _errno(error)
+        if "already open" in str(error):
+            return StoreClosed(_FORKED)
+        if isinstance(error, lmdb.MapFullError):
+            return StoreFull(f"The LMDB map of {path} is full. Nothing of this request was stored.")
+        if isinstance(error, lmdb.ReadersFullError):
+            return StoreFull(f"All {MAX_READERS} reader slots of {path} are taken. Close readers.")
+        if code in _NO_ROOM or (code == errno.EIO and self._disk_is_full()):
+            return StoreFull(f"The disk that holds {path} is full. Free some space and try again.")
+        return self._cannot_open(error, path, code) or CorruptStore(
+            f"LMDB reports a fault in {path}: {error}. Run `featurestore verify`."
+        )
+
+    @staticmethod
+    def _cannot_open(error: lmdb.Error, path: Path, code: int | None) -> Exception | None:
+        if isinstance(error, lmdb.ReadonlyError) or code in _NOT_ALLOWED:
+            return ReadOnlyStore(
+                f"{path} cannot be written ({error}). Open it with read_only=True, or give this "
+                "user write access."
+            )
+        if isinstance(error, (lmdb.VersionMismatchError, lmdb.InvalidError)):
+            return IncompatibleStore(
+                f"{path} holds an LMDB file of another engine or format ({error})."
+            )
+        return None
+
+    def _commit_failed(self, error: lmdb.Error) -> Exception:
+        if isinstance(error, lmdb.MapFullError) or self._disk_is_full():
+            # LMDB writes data pages before the page that makes them count: this did not happen.
+            return StoreFull(
+                f"The disk that holds {self.folder.parent} is full. Nothing of this request was "
+                "stored; free some space and send it again."
+            )
+        return OutcomeUnknown(
+            f"An I/O error while committing to {self.folder.parent}: {error}. The write may or may "
+            "not be there after a reopen; sent again with the same request id it counts once."
+        )
+
+    def _disk_is_full(self) -> bool:
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize < 1 << 20
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_FORKED = (
+    "This store was opened before the process forked. Open it again in the child process, or "
+    "start workers with the 'spawn' method."
+)
+
+
+def _errno(error: lmdb.Error) -> int | None:
+    """Find the operating system's code: py-lmdb puts only its sentence into the message."""
+    for code in (*_NO_ROOM, *_NOT_ALLOWED, errno.EIO):
+        if re.search(re.escape(os.strerror(code)), str(error)):
+            return code
+    return None
+
+
+def _after_fork_in_child() -> None:
+    for environment in list(_open_environments):
+        environment._forked = True  # noqa: SLF001
+    _open_environments.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

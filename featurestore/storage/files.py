@@ -1,0 +1,227 @@
+"""Durable files and locks: the only home of fsync, rename and flock.
+
+A file is published in four steps, and a power cut between any two of them leaves either no file
+or the whole file under its final name::
+
+    write .name.tmp  ->  fsync it  ->  rename to name  ->  fsync the folder
+
+Locks are flocks on small files.  The kernel drops them when the process dies, whatever killed
+it, so a lock that can be taken proves that its owner is gone; nothing here relies on a process
+cleaning up after itself.
+
+Each step calls :func:`step` first.  It does nothing, unless a test has set :data:`on_step` to
+stop, fail or die there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurestore.errors import ReadOnlyStore, StoreFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Called before every file call with its name and path; for fault tests only.
+on_step: Callable[[str, str], None] | None = None
+
+#: Bytes of disk that writers leave free, so that a flush can still make room.
+DISK_RESERVE_BYTES = 16 * 1024 * 1024
+
+_READ_CHUNK_BYTES = 1 << 20
+
+
+def step(name: str, path: str | Path) -> None:
+    """Announce a file call to the fault tests."""
+    if on_step is not None:
+        on_step(name, str(path))
+
+
+@contextlib.contextmanager
+def translated(path: str | Path) -> Iterator[None]:
+    """Turn the operating system's refusals into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(
+                f"The disk that holds {path} is full. Nothing of this request was stored; "
+                "free some space and send it again."
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ReadOnlyStore(
+                f"{path} cannot be written ({error.strerror}). "
+                "Open the store with read_only=True, or give this user write access."
+            ) from error
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    step("fsync_folder", path)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    step("fsync", path)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its missing parents, each durable in its own parent."""
+    with translated(path):
+        missing = []
+        at = path
+        while not at.exists():
+            missing.append(at)
+            at = at.parent
+        for folder in reversed(missing):
+            step("mkdir", folder)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+            sync_folder(folder.parent)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a written file its final name; when this returns, file and name are durable."""
+    with translated(final):
+        sync_file(temporary)
+        step("rename", final)
+        temporary.replace(final)
+        sync_folder(final.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there.  Not synced: a name that comes back is an orphan again."""
+    step("unlink", path)
+    path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all in it, if it is there."""
+    step("rmtree", path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def digest(path: Path) -> str:
+    """Return the 128-bit BLAKE2b of a file's bytes, as hex."""
+    hasher = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(_READ_CHUNK_BYTES):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def require_room(path: Path, bytes_needed: int) -> None:
+    """Refuse a write before the disk is full.
+
+    Raises
+    ------
+    StoreFull
+        Fewer than ``bytes_needed`` plus the reserve are free.
+    """
+    disk = os.statvfs(path)
+    free = disk.f_bavail * disk.f_frsize
+    # A small disk (a test's tmpfs, a container volume) keeps a tenth rather than the whole reserve.
+    reserve = min(DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 10)
+    if free < bytes_needed + reserve:
+        raise StoreFull(
+            f"The disk that holds {path} has {free:,} bytes free; this write needs "
+            f"{bytes_needed:,} and {reserve:,} are kept in reserve. Free some space and try again."
+        )
+
+
+class FileLock:
+    """An exclusive flock on a file, held until :meth:`release` or the death of the process."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def acquire(cls, path: Path) -> FileLock:
+        """Take the lock; wait for whoever holds it."""
+        return cls._flock(path, fcntl.LOCK_EX)
+
+    @classmethod
+    def try_acquire(cls, path: Path) -> FileLock | None:
+        """Take the lock, or return None if another holds it."""
+        try:
+            return cls._flock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+
+    @classmethod
+    def _flock(cls, path: Path, how: int) -> FileLock:
+        with translated(path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, how)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(path, fd)
+
+    def is_at_its_path(self) -> bool:
+        """Return whether the path still leads to the file that is locked."""
+        try:
+            return self.path.stat().st_ino == os.fstat(self._fd).st_ino
+        except FileNotFoundError:
+            return False
+
+    def write(self, text: bytes) -> None:
+        """Replace the lock file's content: what it stands for, read by :func:`held`."""
+        os.pwrite(self._fd, text, 0)
+
+    def release(self, *, unlink: bool = False) -> None:
+        """Give the lock up, and remove its file if it was ours alone."""
+        if self._fd >= 0:
+            if unlink:
+                self.path.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def held(path: Path) -> bytes | None:
+    """Return what a held lock file says; ``None``, and the file removed, if its owner is gone."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.pread(fd, 64, 0)
+        # Between a lock file's creation and its flock it looks abandoned.  Its owner checks
+        # afterwards that the name still leads to it (see `own`).
+        path.unlink(missing_ok=True)
+        return None
+    finally:
+        os.close(fd)
+
+
+def own(path: Path, text: bytes) -> FileLock:
+    """Create a lock file of our own and hold it, whatever a concurrent clean-up does."""
+    while True:
+        lock = FileLock.acquire(path)
+        lock.write(text)
+        if lock.is_at_its_path():
+            return lock
+        lock.release()

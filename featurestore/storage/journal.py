@@ -1,0 +1,131 @@
+"""The journal: accepted records that no history file holds yet.
+
+One entry holds the records that one commit added to one group::
+
+    key    u32 group | u64 first seq                         big endian
+    value  u32 count | u64 last seq | then for each record:  little endian
+             u16 key length | key bytes | record bytes (their length is in their header)
+
+Each record carries its own checksum over key and record.  Rows at or below the group's
+``drained_seq`` are in a file already; readers skip them, and they are deleted a few at a time,
+because a large delete needs room just when there is none.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from featurestore.encoding.values import read_header
+from featurestore.errors import CorruptStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from featurestore.storage.environment import Environment, Transaction
+
+_KEY = struct.Struct(">IQ")
+_HEAD = struct.Struct("<IQ")
+_KEY_LENGTH = struct.Struct("<H")
+#: Larger batches are split into several entries, so that deleting one never needs much room.
+ENTRY_BYTES_MAX = 1 << 20
+
+
+def append(
+    env: Environment, txn: Transaction, group_id: int, rows: Sequence[tuple[int, bytes, bytes]]
+) -> None:
+    """Add ``(seq, key, record)`` rows of one group, in seq order."""
+    start = 0
+    while start < len(rows):
+        parts: list[bytes] = []
+        size = 0
+        end = start
+        while end < len(rows) and (size < ENTRY_BYTES_MAX or end == start):
+            _, key, record = rows[end]
+            parts += (_KEY_LENGTH.pack(len(key)), key, record)
+            size += 2 + len(key) + len(record)
+            end += 1
+        head = _HEAD.pack(end - start, rows[end - 1][0])
+        txn.put(_KEY.pack(group_id, rows[start][0]), head + b"".join(parts), db=env.journal)
+        start = end
+
+
+def entries(
+    env: Environment, txn: Transaction, group_id: int, after_seq: int = 0
+) -> Iterator[tuple[int, int, bytes]]:
+    """Yield ``(first seq, last seq, body)`` of entries that reach beyond ``after_seq``."""
+    with txn.cursor(db=env.journal) as cursor:
+        if not cursor.set_range(_KEY.pack(group_id, 0)):
+            return
+        for key, value in cursor:
+            owner, first_seq = _KEY.unpack(key)
+            if owner != group_id:
+                return
+            if len(value) < _HEAD.size:
+                raise CorruptStore(f"Journal entry {group_id}/{first_seq} is cut short.")
+            last_seq = _HEAD.unpack_from(value)[1]
+            if last_seq > after_seq:
+                yield first_seq, last_seq, bytes(value)
+
+
+def read(
+    env: Environment, txn: Transaction, group_id: int, after_seq: int, limit: int = 2**62
+) -> tuple[list[bytes], list[bytes], int]:
+    """Read whole entries beyond ``after_seq`` until ``limit`` records are reached.
+
+    Returns
+    -------
+    keys, records : list of bytes
+        In seq order.
+    last_seq : int
+        The last seq read; ``after_seq`` if there was nothing.
+    """
+    keys: list[bytes] = []
+    records: list[bytes] = []
+    last_seq = after_seq
+    for first_seq, entry_last_seq, body in entries(env, txn, group_id, after_seq):
+        for key, record in split(body, f"{group_id}/{first_seq}"):
+            keys.append(key)
+            records.append(record)
+        last_seq = entry_last_seq
+        if len(keys) >= limit:
+            break
+    return keys, records, last_seq
+
+
+def split(body: bytes, place: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the ``(key, record)`` pairs of an entry's value; any other bytes are refused."""
+    count = _HEAD.unpack_from(body)[0]
+    view = memoryview(body)
+    at = _HEAD.size
+    for _ in range(count):
+        if at + _KEY_LENGTH.size > len(body):
+            raise CorruptStore(f"Journal entry {place} is cut short.")
+        key_end = at + _KEY_LENGTH.size + _KEY_LENGTH.unpack_from(body, at)[0]
+        record_end = key_end + read_header(view[key_end:]).length
+        if record_end > len(body):
+            raise CorruptStore(f"Journal entry {place} is cut short.")
+        yield body[at + _KEY_LENGTH.size : key_end], body[key_end:record_end]
+        at = record_end
+    if at != len(body):
+        raise CorruptStore(f"Journal entry {place} has {len(body) - at} bytes too many.")
+
+
+def delete_drained(
+    env: Environment, txn: Transaction, group_id: int, drained_seq: int, limit: int = 64
+) -> bool:
+    """Delete up to ``limit`` entries at or below ``drained_seq``; returns whether more are left."""
+    with txn.cursor(db=env.journal) as cursor:
+        for _ in range(limit):
+            if not cursor.set_range(_KEY.pack(group_id, 0)):
+                return False
+            owner, _first = _KEY.unpack(cursor.key())
+            if owner != group_id or _HEAD.unpack_from(cursor.value())[1] > drained_seq:
+                return False
+            cursor.delete()
+    return True
+
+
+def tail_rows(env: Environment, txn: Transaction, group_id: int, after_seq: int) -> int:
+    """Count the records beyond ``after_seq`` without decoding them."""
+    return sum(_HEAD.unpack_from(b)[0] for _, _, b in entries(env, txn, group_id, after_seq))

@@ -1,0 +1,113 @@
+"""The online store: the newest record of each key.
+
+::
+
+    key    u32 group | u64 key hash | key bytes      (encoding.keys.lmdb_key)
+    value  record bytes                              (encoding.values)
+           + the full key, where it was too long for an LMDB key
+
+A tombstone or a fence is a record without payload and stays under its key, so that a put older
+than a delete is still recognised as late.  Keys are in the order of the history files, so a bulk
+load touches pages in order.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from featurestore.encoding.keys import lmdb_key
+from featurestore.encoding.values import read_header
+from featurestore.errors import CorruptStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from featurestore.storage.environment import Environment, Transaction
+
+_U32 = struct.Struct(">I")
+_EVENT_TIME = struct.Struct("<q")
+_EVENT_TIME_AT = 24
+PREFIX_BYTES = 12  # group and key hash
+KEY_INLINE_BYTES_MAX = 448
+
+
+def get(
+    env: Environment, txn: Transaction, group_id: int, key_hash: int, key: bytes
+) -> bytes | None:
+    """Return the record of a key, or None."""
+    value = txn.get(lmdb_key(group_id, key_hash, key), db=env.latest)
+    if value is None:
+        return None
+    if len(key) > KEY_INLINE_BYTES_MAX:
+        _check_long_key(value, key)
+    return bytes(value)
+
+
+def event_time_us(record: bytes) -> int:
+    """Return the event time of a record, of which the rest need not be looked at."""
+    return int(_EVENT_TIME.unpack_from(record, _EVENT_TIME_AT)[0])
+
+
+def put(
+    env: Environment, txn: Transaction, group_id: int, key_hash: int, key: bytes, record: bytes
+) -> None:
+    """Replace the record of a key."""
+    value = record + key if len(key) > KEY_INLINE_BYTES_MAX else record
+    txn.put(lmdb_key(group_id, key_hash, key), value, db=env.latest)
+
+
+def scan(
+    env: Environment, txn: Transaction, group_id: int, *, after: bytes = b"", limit: int = 2**62
+) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield ``(position, key, record)`` in key-hash order, after a position of an earlier scan."""
+    prefix = _U32.pack(group_id)
+    with txn.cursor(db=env.latest) as cursor:
+        start = prefix + after
+        if not cursor.set_range(start):
+            return
+        if after and bytes(cursor.key()) == start and not cursor.next():
+            return
+        for position, value in cursor:
+            if limit <= 0 or position[:4] != prefix:
+                return
+            limit -= 1
+            at, record = bytes(position), bytes(value)
+            yield at[4:], _full_key(at, record), record
+
+
+def delete_some(env: Environment, txn: Transaction, group_id: int, limit: int) -> bool:
+    """Delete up to ``limit`` records of a dropped group; returns whether some may be left."""
+    prefix = _U32.pack(group_id)
+    with txn.cursor(db=env.latest) as cursor:
+        for _ in range(limit):
+            if not cursor.set_range(prefix) or cursor.key()[:4] != prefix:
+                return False
+            cursor.delete()
+    return True
+
+
+def count(env: Environment, txn: Transaction, group_id: int) -> int:
+    """Count the keys of a group, tombstones and fences included."""
+    prefix = _U32.pack(group_id)
+    total = 0
+    with txn.cursor(db=env.latest) as cursor:
+        if cursor.set_range(prefix):
+            for position in cursor.iternext(values=False):
+                if position[:4] != prefix:
+                    break
+                total += 1
+    return total
+
+
+def _full_key(position: bytes, value: bytes) -> bytes:
+    key = position[PREFIX_BYTES:]
+    return value[read_header(value).length :] if key[:1] == b"\xff" else key
+
+
+def _check_long_key(value: bytes, key: bytes) -> None:
+    if bytes(value[read_header(value).length :]) != key:
+        raise CorruptStore(
+            "The online store holds another key under the digest of a long key. "
+            "Run `featurestore verify`."
+        )

@@ -1,0 +1,90 @@
+"""Results of requests, kept for 24 hours in the store itself, so that a retry counts once.
+
+::
+
+    requests        blake2b-256 of the request id  ->  i64 time | 16-byte digest | result (JSON)
+    request_times   u64 time | that hash                ->  (empty; the order of forgetting)
+
+The result is written in the transaction of the request, so it exists exactly if the request
+happened.  The digest is of the request's content: an id used again for something else is an
+error of the caller, not a retry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+from featurestore.errors import RequestMismatch
+
+if TYPE_CHECKING:
+    from featurestore.storage.environment import Environment, Transaction
+
+KEPT_US = 24 * 3600 * 1_000_000
+_HEAD = struct.Struct("<q16s")
+_TIME = struct.Struct(">Q")
+_TIME_BIAS = 2**63  # so that times before 1970 sort first
+
+
+def content_digest(*parts: bytes) -> bytes:
+    """Return a 16-byte digest of a request's content."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "little"))
+        hasher.update(part)
+    return hasher.digest()
+
+
+def find(
+    env: Environment, txn: Transaction, request_id: str, digest: bytes, now_us: int
+) -> Any | None:
+    """Return the stored result of a request, or None if it is new or forgotten.
+
+    Raises
+    ------
+    RequestMismatch
+        The id was used within 24 hours for a request with other content.
+    """
+    row = txn.get(_key(request_id), db=env.requests)
+    if row is None:
+        return None
+    time_us, found = _HEAD.unpack_from(row)
+    if now_us - time_us >= KEPT_US:
+        return None
+    if found != digest:
+        raise RequestMismatch(
+            f'Request id "{request_id}" was used within the last 24 hours for a request with '
+            "other content. Use a new id for a new request."
+        )
+    return json.loads(bytes(row[_HEAD.size :]))
+
+
+def save(
+    env: Environment, txn: Transaction, request_id: str, digest: bytes, now_us: int, result: Any
+) -> None:
+    """Store a request's result."""
+    key = _key(request_id)
+    old = txn.get(key, db=env.requests)
+    if old is not None:
+        txn.delete(_TIME.pack(_HEAD.unpack_from(old)[0] + _TIME_BIAS) + key, db=env.request_times)
+    txn.put(key, _HEAD.pack(now_us, digest) + json.dumps(result).encode(), db=env.requests)
+    txn.put(_TIME.pack(now_us + _TIME_BIAS) + key, b"", db=env.request_times)
+
+
+def forget_old(env: Environment, txn: Transaction, now_us: int, limit: int = 16) -> None:
+    """Forget a few results older than 24 hours; called with every write, so it keeps up."""
+    with txn.cursor(db=env.request_times) as cursor:
+        for _ in range(limit):
+            if not cursor.first():
+                return
+            row = bytes(cursor.key())
+            if now_us - (_TIME.unpack_from(row)[0] - _TIME_BIAS) < KEPT_US:
+                return
+            cursor.delete()
+            txn.delete(row[_TIME.size :], db=env.requests)
+
+
+def _key(request_id: str) -> bytes:
+    return hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=32).digest()

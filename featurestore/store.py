@@ -1,0 +1,862 @@
+"""The front door: :class:`FeatureStore`, what users hold.
+
+Each method turns the user's shapes into the engine's, makes one engine call, and turns the answer
+back.  What only some processes need, Arrow, DuckDB, numba, is imported by the method that needs
+it: a process that puts and gets single records pays for none of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from featurestore.engine import reader
+from featurestore.engine.database import open_database
+from featurestore.engine.records import prepare_delete, prepare_put
+from featurestore.errors import InvalidInput, ReadOnlyStore, StoreClosed
+from featurestore.event_time import NO_EXPIRY, duration_us, system_clock, to_datetime, to_us
+from featurestore.feature_view import FeatureView, expand
+from featurestore.record import STORE_OFFLINE, STORE_ONLINE
+from featurestore.results import IngestResult, PutResult, RecordResult
+from featurestore.schema import FeatureGroup, define
+from featurestore.storage import commits, requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import tzinfo
+
+    import pyarrow as pa
+
+    from featurestore.dtypes import DType
+    from featurestore.engine.database import Database, Plan
+    from featurestore.engine.verify import Fault
+    from featurestore.engine.writer import Put
+    from featurestore.feature_view import FeatureLookup
+
+_STORES = {"online": STORE_ONLINE, "offline": STORE_OFFLINE}
+_KEEP: Any = object()
+
+
+def open(  # noqa: A001  the verb of every store
+    path: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    clock: Callable[[], int | datetime] | None = None,
+    durability: str | None = None,
+    quota: int | None = None,
+    key_hash_bits: int | None = None,
+) -> FeatureStore:
+    """Open a feature store: a directory, made on first use.
+
+    Any number of processes may have it open, and write.
+
+    Parameters
+    ----------
+    path : path
+        The directory.
+    read_only : bool
+        Refuse writes, and make nothing; works on read-only media.
+    clock : callable, optional
+        Returns now, as microseconds since the epoch or as an aware datetime.
+    durability : {"strict", "relaxed", "rebuildable"}, optional
+        Chosen when the store is made.  ``strict``, the default: durable when acknowledged.
+        ``relaxed``: acknowledged before the commit, at most 100 ms may be lost, on kill too.
+        ``rebuildable``: never synced; everything may be lost at a power cut.
+    quota : int, optional
+        Bytes the engine may take (not history files): 64 GiB by default; may be changed later.
+    key_hash_bits : int, optional
+        For tests of hash collisions only: 2 gives four hash values.
+
+    Raises
+    ------
+    NotAStore
+        A file, or a directory that holds something else.
+    IncompatibleStore
+        Written by a newer version.
+    ReadOnlyStore
+        The directory cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, featurestore as fs
+    >>> with fs.open(tempfile.mkdtemp()) as store:
+    ...     store.list_feature_groups()
+    []
+    """
+    return FeatureStore(
+        path,
+        read_only=read_only,
+        clock=clock,
+        durability=durability,
+        quota=quota,
+        key_hash_bits=key_hash_bits,
+    )
+
+
+class FeatureStore:
+    """An open feature store; made by :func:`featurestore.open`.  A context manager.
+
+    Safe to use from several threads.  Not across fork: open it again in the child.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        clock: Callable[[], int | datetime] | None = None,
+        durability: str | None = None,
+        quota: int | None = None,
+        key_hash_bits: int | None = None,
+    ) -> None:
+        self._clock = clock or system_clock
+        self._read_only = read_only
+        self._opened: Database | None = open_database(
+            path,
+            read_only=read_only,
+            durability=durability,
+            quota=quota,
+            key_hash_bits=key_hash_bits,
+            created_at_us=self._now_us(),
+        )
+        self._path = self._opened.root
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "read-only" if self._read_only else "open"
+        return f"FeatureStore({str(self._path)!r}, {state})"
+
+    @property
+    def path(self) -> Path:
+        """The store's directory."""
+        return self._path
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return self._opened is None
+
+    def close(self) -> None:
+        """Commit what is queued and close; calling it again does nothing."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+    # ── feature groups ───────────────────────────────────────────────────────────────────────
+
+    def create_feature_group(
+        self,
+        name: str,
+        *,
+        record_identifier: str | Sequence[str],
+        event_time: str,
+        features: Mapping[str, str | DType] | pa.Schema | None = None,
+        like: Any = None,
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        exist_ok: bool = False,
+        ttl: str | timedelta | None = None,
+        max_future: str | timedelta | None = "1d",
+        online: bool = True,
+        offline: bool = True,
+        feature_descriptions: Mapping[str, str] | None = None,
+    ) -> FeatureGroup:
+        """Define a feature group.
+
+        Parameters
+        ----------
+        name : str
+            Letters, digits, ``_`` and ``-``; unique whatever its case.
+        record_identifier : str or sequence of str
+            The feature, or features, that make the key.
+        event_time : str
+            The timestamp at which a record became true.
+        features : mapping or pyarrow.Schema
+            Every feature and its type, identifier and event time included.
+        like : table or schema
+            Instead of ``features``: take them from a table.
+        exist_ok : bool
+            Leave an existing group with the same schema as it is.
+        ttl : str or timedelta, optional
+            Records live this long after their event time.
+        max_future : str, timedelta or None
+            How far ahead of the clock an event time may be; None for any distance.
+        online, offline : bool
+            Which stores the group has.
+        description, tags, feature_descriptions
+            For people, and for :meth:`search`.
+
+        Raises
+        ------
+        FeatureGroupExists, SchemaMismatch, InvalidSchema, InvalidName
+        """
+        wanted = define(
+            name,
+            record_identifier=record_identifier,
+            event_time=event_time,
+            features=features,
+            like=like,
+            id=0,
+            ttl=ttl,
+            max_future=max_future,
+            online=online,
+            offline=offline,
+            description=description,
+            tags=tags,
+            feature_descriptions=feature_descriptions,
+            created_at_us=self._now_us(),
+        )
+        from featurestore.engine import groups
+
+        return groups.create_group(self._writable, wanted, self._now_us(), exist_ok=exist_ok)
+
+    def list_feature_groups(self) -> list[FeatureGroup]:
+        """Return all feature groups, by name."""
+        known = self._database.catalog().groups
+        return [known[name] for name in sorted(known)]
+
+    def describe_feature_group(self, name: str) -> FeatureGroup:
+        """Return the definition of a feature group."""
+        return self._database.catalog().group(name)
+
+    def search(
+        self, text: str = "", *, tags: Mapping[str, str] | None = None
+    ) -> list[FeatureGroup]:
+        """Return the groups that mention a text and carry some tags.
+
+        The text is looked for in names and descriptions of groups and features, in any case.
+        """
+        needle = text.casefold()
+        return [
+            group
+            for group in self.list_feature_groups()
+            if needle in _words(group).casefold() and (tags or {}).items() <= group.tags.items()
+        ]
+
+    def update_feature_group(
+        self,
+        name: str,
+        *,
+        add_features: Mapping[str, str | DType] | None = None,
+        feature_descriptions: Mapping[str, str] | None = None,
+        ttl: str | timedelta | None = _KEEP,
+        max_future: str | timedelta | None = _KEEP,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> FeatureGroup:
+        """Add features, or change settings for later writes.
+
+        Features are only ever added; in records written before they are null.  A changed TTL
+        holds for later writes.
+        """
+        changes: dict[str, Any] = {}
+        if ttl is not _KEEP:
+            changes["ttl_us"] = None if ttl is None else duration_us(ttl, what="ttl")
+        if max_future is not _KEEP:
+            changes["max_future_us"] = (
+                None if max_future is None else duration_us(max_future, what="max_future")
+            )
+        if description is not None:
+            changes["description"] = description
+        if tags is not None:
+            changes["tags"] = dict(tags)
+
+        def change(group: FeatureGroup) -> FeatureGroup:
+            if add_features:
+                group = group.with_features(add_features, feature_descriptions)
+            return replace(group, **changes)
+
+        from featurestore.engine import groups
+
+        return groups.update_group(self._writable, name, change, self._now_us())
+
+    def delete_feature_group(self, name: str) -> None:
+        """Delete a feature group with all its records, online and offline."""
+        from featurestore.engine import groups
+
+        groups.drop_group(self._writable, name, self._now_us())
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────
+
+    def put_record(
+        self,
+        name: str,
+        record: Mapping[str, Any],
+        *,
+        ttl: str | timedelta | None = None,
+        target_stores: Iterable[str] = ("online", "offline"),
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> PutResult:
+        """Put one record, online and into history, in one transaction.
+
+        Parameters
+        ----------
+        name : str
+            The feature group.
+        record : mapping
+            Features by name; those left out are null.
+        ttl : str or timedelta, optional
+            Of this record, instead of the group's.
+        target_stores : iterable of {"online", "offline"}
+            Where it goes; the one law speaks of records sent to both.
+        request_id : str, optional
+            Makes the write count once: a second call with the same id returns the first result,
+            for 24 hours.
+        tz : str or tzinfo, optional
+            Zone of naive timestamps; without it they are refused.
+
+        Returns
+        -------
+        PutResult
+            Its seq, and whether online moved, the record was late, or nothing changed.
+
+        Raises
+        ------
+        InvalidRecord, InvalidEventTime, UnknownFeature, UnknownFeatureGroup
+            Nothing was stored.
+        """
+        known = self._writable.catalog()
+        put = prepare_put(
+            self._writable,
+            known.group(name),
+            record,
+            self._now_us(),
+            ttl_us=None if ttl is None else duration_us(ttl, what="ttl"),
+            stores=_stores(target_stores),
+            tz=tz,
+        )
+        return self._apply([put], known.version, request_id)[0]
+
+    def write(
+        self,
+        records: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> list[PutResult]:
+        """Put records of any number of groups in one transaction: all of them or none."""
+        now_us = self._now_us()
+        known = self._writable.catalog()
+        puts = [
+            prepare_put(self._writable, known.group(name), record, now_us, tz=tz)
+            for name, record in records
+        ]
+        return self._apply(puts, known.version, request_id) if puts else []
+
+    def delete_record(
+        self,
+        name: str,
+        key: Any,
+        *,
+        event_time: Any,
+        hard: bool = False,
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> PutResult:
+        """Delete a record from an event time on; before it, history stands.
+
+        Parameters
+        ----------
+        key : scalar, tuple or dict
+            The record identifier.
+        event_time : datetime, or text with a zone
+            From when on there is no record.
+        hard : bool
+            Keep no more than a fence online, and refuse the delete if the record is newer.
+
+        Raises
+        ------
+        StaleDelete
+            A hard delete older than the record.
+        """
+        known = self._writable.catalog()
+        put = prepare_delete(
+            self._writable, known.group(name), key, event_time, self._now_us(), hard=hard, tz=tz
+        )
+        return self._apply([put], known.version, request_id)[0]
+
+    def ingest(
+        self,
+        name: str,
+        data: Any,
+        *,
+        id: str | None = None,  # noqa: A002  the word of the field
+        tz: str | tzinfo | None = None,
+        unit: str | None = None,
+        write_time: str | None = None,
+        atomic: bool = False,
+        on_error: str = "raise",
+        target_stores: Iterable[str] = ("online", "offline"),
+        progress: Callable[[int], None] | None = None,
+    ) -> IngestResult:
+        """Put many records: a table, a frame, files, or a stream of any length.
+
+        Parameters
+        ----------
+        name : str
+            The feature group.
+        data : Arrow, pandas, Polars, path or paths, reader, iterator of dicts
+            What is in memory is validated whole before any of it is stored; a stream chunk by
+            chunk.
+        id : str, optional
+            Makes the ingest count once; by default a digest of the content, so a repeat of the
+            same data adds nothing.  After a crash the same id goes on where it stopped.
+        tz, unit : optional
+            Zone of naive timestamps; unit (``"s"``, ``"ms"``, ``"us"``, ``"ns"``) of numeric ones.
+        write_time : str, optional
+            A column that says when each row was learned: an import keeps its dates.
+        atomic : bool
+            One transaction whatever the size; otherwise inputs of more than 122,880 rows are
+            committed in slices.
+        on_error : {"raise", "skip"}
+            Bad rows refuse the whole input, or are left out and counted.
+        progress : callable, optional
+            Called with the number of rows done.
+
+        Raises
+        ------
+        InvalidRecord
+            With the bad rows and why in ``rows``; for a stream, what is in already in
+            ``accepted``.
+        """
+        if on_error not in ("raise", "skip"):
+            raise InvalidInput(f'on_error is "raise" or "skip"; got {on_error!r}.')
+        from featurestore.engine import ingest
+
+        options = ingest.Options(
+            id=id,
+            tz=tz,
+            unit=unit,
+            write_time=write_time,
+            atomic=atomic,
+            skip_bad_rows=on_error == "skip",
+            stores=_stores(target_stores),
+            now_us=self._now_us(),
+            progress=progress,
+        )
+        counts = ingest.ingest(self._writable, name, data, options)
+        return IngestResult(
+            counts.accepted, counts.late, counts.expired, counts.rejected, counts.replayed
+        )
+
+    # ── reading online ───────────────────────────────────────────────────────────────────────
+
+    def get_record(
+        self,
+        name: str,
+        key: Any,
+        features: Sequence[str] | None = None,
+        *,
+        with_status: bool = False,
+    ) -> Any:
+        """Return the latest record of a key.
+
+        Parameters
+        ----------
+        name : str
+            The feature group.
+        key : scalar, tuple in declared order, or dict
+            The record identifier.
+        features : sequence of str, optional
+            Only these; by default all, identifier and event time included.
+        with_status : bool
+            Return a :class:`RecordResult`, which also tells why there is no record.
+
+        Returns
+        -------
+        dict, None or RecordResult
+            None if the record is missing, deleted or expired.
+        """
+        names = None if features is None else _names(features)
+        clock_us = self._now_us()
+        found = reader.get(self._database, name, key, names, clock_us)
+        if not with_status:
+            return found.record
+        if found.header is None:
+            return RecordResult(found.status)
+        header = found.header
+        return RecordResult(
+            status=found.status,
+            record=found.record,
+            event_time=to_datetime(header.event_time_us),
+            age=timedelta(microseconds=clock_us - header.event_time_us),
+            write_seq=header.seq,
+            expires_at=_moment(header.expires_at_us),
+        )
+
+    def batch_get_record(
+        self, keys: Mapping[str, Sequence[Any]], features: Sequence[str] | None = None
+    ) -> dict[str, pa.Table]:
+        """Return the latest records of many keys, of several groups at one moment.
+
+        Returns
+        -------
+        dict of str to pyarrow.Table
+            For each group a row per key, in the order asked: the features, then ``status`` and
+            ``age`` (``__status``, ``__age`` where a feature has that name).
+        """
+        names = None if features is None else _names(features)
+        return reader.batch_get(self._database, keys, names, self._now_us())
+
+    def scan(
+        self,
+        name: str,
+        features: Sequence[str] | None = None,
+        *,
+        after: str = "",
+        page_size: int = 1000,
+    ) -> Scan:
+        """Return all live records of a group, read page by page in key-hash order.
+
+        Parameters
+        ----------
+        after : str
+            The ``token`` of an earlier scan: go on behind it.
+        page_size : int
+            Keys read in one transaction.
+        """
+        names = None if features is None else _names(features)
+        self._database.catalog().group(name)
+        return Scan(self, name, names, after, page_size)
+
+    # ── reading history ──────────────────────────────────────────────────────────────────────
+
+    def sql(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        tables: Mapping[str, Any] | None = None,
+    ) -> pa.Table:
+        """Run a SELECT over feature groups, fresh to the last commit.
+
+        ``weather`` has one row per key and event time, ``history.weather`` every accepted
+        version, ``latest.weather`` what the online store serves now.
+
+        Parameters
+        ----------
+        query : str
+            DuckDB SQL, one SELECT.
+        params : sequence or mapping, optional
+            Values of ``?`` or ``$name``.
+        tables : mapping, optional
+            Arrow tables or frames to join with.
+        """
+        from featurestore.engine import sql
+
+        snapshots = sql.snapshots_of(self._database, self._now_us())
+        return sql.run_query(query, params, snapshots, tables)
+
+    def point_in_time(
+        self,
+        labels: Any,
+        features: Any,
+        label_time: str | None = None,
+        *,
+        as_of: int | datetime | None = None,
+        known: str = "event_time",
+        tz: str | tzinfo | None = None,
+        with_status: bool = False,
+    ) -> Any:
+        """Join each label with what was known at its moment.
+
+        Parameters
+        ----------
+        labels : Arrow, pandas or Polars table
+            Key columns and a time for each row.
+        features : str, FeatureLookup, or a list of them
+            ``"group:feature"``, ``"group:*"``, the name of a feature view, or a lookup.
+        label_time : str, optional
+            The labels' time column; ``"event_time"`` by default.
+        as_of : int or datetime, optional
+            Look at the store as it stood at a commit: a seq of :meth:`snapshot`, or a time.
+        known : {"event_time", "write_time"}
+            With ``"write_time"``, a record counts only from when it had also been written.
+        tz : str or tzinfo, optional
+            Zone of naive label times.
+        with_status : bool
+            Add status, event time and age of each lookup.
+
+        Returns
+        -------
+        table
+            Rows and order of ``labels``, of their kind, with the features beside them.
+        """
+        from featurestore.engine import point_in_time
+
+        lookups = self._lookups(features)
+        groups = list(dict.fromkeys(lookup.group for lookup in lookups))
+        with self._database.snapshot(groups, seq=self._seq(as_of)) as snapshots:
+            return point_in_time.join(
+                labels,
+                lookups,
+                snapshots,
+                label_time=label_time,
+                known=known,
+                tz=tz,
+                with_status=with_status,
+            )
+
+    def snapshot(self) -> int:
+        """Return the seq of the last commit: a token for ``as_of=`` and ``since=``."""
+        self._database.settle()
+        with self._database.read() as txn:
+            return commits.last(self._database.env, txn)[0]
+
+    def changes(
+        self, since: int = 0, groups: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield every accepted record after a seq, in commit order."""
+        from featurestore.engine import changes
+
+        names = None if groups is None else _names(groups)
+        return changes.changes(self._database, since, names)
+
+    # ── feature views ────────────────────────────────────────────────────────────────────────
+
+    def create_feature_view(
+        self, name: str, features: Any, *, description: str = "", exist_ok: bool = False
+    ) -> FeatureView:
+        """Name a selection of features, for joins and lookups alike."""
+        now_us = self._now_us()
+        view = FeatureView(name, self._lookups(features), description, now_us)
+        from featurestore.engine import groups
+
+        groups.create_view(self._writable, view, now_us, exist_ok=exist_ok)
+        return self.describe_feature_view(name)
+
+    def list_feature_views(self) -> list[FeatureView]:
+        """Return all feature views, by name."""
+        known = self._database.catalog().views
+        return [FeatureView.from_json(known[name]) for name in sorted(known)]
+
+    def describe_feature_view(self, name: str) -> FeatureView:
+        """Return a feature view."""
+        return FeatureView.from_json(self._database.catalog().view(name))
+
+    def delete_feature_view(self, name: str) -> None:
+        """Delete a feature view."""
+        from featurestore.engine import groups
+
+        groups.drop_view(self._writable, name, self._now_us())
+
+    def get_features(self, view: Any, entities: Any, *, with_status: bool = False) -> Any:
+        """Return the latest features of a view, all groups at one moment.
+
+        Parameters
+        ----------
+        view : str, FeatureView, FeatureLookup or a list of references
+            What to look up.
+        entities : dict or table
+            The keys: a dict gives a dict, a table a table with the features beside it.
+        with_status : bool
+            Add status, event time and age of each lookup.
+        """
+        from featurestore.engine import features
+
+        return features.lookup_features(
+            self._database,
+            self._lookups(view),
+            entities,
+            self._now_us(),
+            with_status=with_status,
+        )
+
+    # ── upkeep ───────────────────────────────────────────────────────────────────────────────
+
+    def flush(self, name: str | None = None) -> int:
+        """Move the journal of one group, or of all, into history files; returns rows moved."""
+        from featurestore.engine import flusher
+
+        self._writable.settle()
+        return flusher.flush(self._writable, self._some_groups(name), self._now_us())
+
+    def compact(
+        self, name: str | None = None, *, progress: Callable[[int], None] | None = None
+    ) -> int:
+        """Merge history files into disjoint cells; returns rows written again."""
+        from featurestore.engine import compactor
+
+        return compactor.compact(self._writable, self._some_groups(name), self._now_us(), progress)
+
+    def verify(self) -> list[Fault]:
+        """Check the whole store against itself; returns the faults, none when it is sound."""
+        from featurestore.engine import verify
+
+        self._database.settle()
+        return verify.verify(self._database)
+
+    def stat(self) -> dict[str, Any]:
+        """Return sizes and counts: what is where, and how fresh."""
+        from featurestore.engine import stat
+
+        return stat.stat(self._database, self._now_us())
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Write a consistent copy of the store into a new directory; returns its file count."""
+        from featurestore.engine import backup
+
+        self._database.settle()
+        return backup.backup(self._database, Path(path).expanduser().absolute())
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _database(self) -> Database:
+        if self._opened is None:
+            raise StoreClosed(f"{self._path} is closed. Open it again.")
+        return self._opened
+
+    @property
+    def _writable(self) -> Database:
+        if self._read_only:
+            raise ReadOnlyStore(f"{self._path} is open read-only. Open it without read_only=True.")
+        return self._database
+
+    def _now_us(self) -> int:
+        now = self._clock()
+        return now if isinstance(now, int) else to_us(now, what="the clock")
+
+    def _some_groups(self, name: str | None) -> list[FeatureGroup]:
+        return self.list_feature_groups() if name is None else [self.describe_feature_group(name)]
+
+    def _lookups(self, references: Any) -> tuple[FeatureLookup, ...]:
+        return expand(references, self.describe_feature_view)
+
+    def _seq(self, as_of: int | datetime | None) -> int | None:
+        if as_of is None or (isinstance(as_of, int) and not isinstance(as_of, bool)):
+            return as_of
+        with self._database.read() as txn:
+            return commits.seq_at(self._database.env, txn, to_us(as_of, what="as_of"))
+
+    def _apply(
+        self, puts: Sequence[Put], catalog_version: int, request_id: str | None
+    ) -> list[PutResult]:
+        request = None
+        if request_id is not None:
+            content = requests.content_digest(
+                *(
+                    part
+                    for put in puts
+                    for part in (b"%d" % put.group_id, put.key, bytes(put.record))
+                )
+            )
+            request = (f"write/{request_id}", content)
+        outcomes, replayed = self._writable.apply(puts, catalog_version, request, self._now_us())
+        if outcomes is None:
+            return [PutResult(None, "queued") for _ in puts]
+        return [
+            PutResult(
+                outcome.seq,
+                outcome.outcome,
+                replayed,
+                to_datetime(outcome.write_time_us),
+                _moment(outcome.expires_at_us),
+            )
+            for outcome in outcomes
+        ]
+
+
+class Scan:
+    """The live records of a group, page by page; made by :meth:`FeatureStore.scan`.
+
+    Iterating yields records as dicts; :meth:`pages` yields Arrow tables.  ``token`` names the
+    place reached, for ``scan(after=...)``.  Each page is one moment; records put meanwhile appear
+    if their key comes later.
+
+    Examples
+    --------
+    >>> import tempfile, featurestore as fs
+    >>> with fs.open(tempfile.mkdtemp()) as store:
+    ...     _ = store.create_feature_group("g", record_identifier="k", event_time="t",
+    ...                                    features={"k": "int64", "t": "timestamp"})
+    ...     list(store.scan("g"))
+    []
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        name: str,
+        features: list[str] | None,
+        after: str,
+        page_size: int,
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._features = features
+        self._page_size = page_size
+        self.token = after
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for plan, rows, token in self._read():
+            for key, data in rows:
+                found = reader.decode_found(plan, key, data, self._features, self._store._now_us())  # noqa: SLF001
+                if found.record is not None:
+                    yield found.record
+            self.token = token
+
+    def pages(self) -> Iterator[pa.Table]:
+        """Yield a table for each page, of the features asked for."""
+        for plan, rows, token in self._read():
+            table = reader.latest_table(
+                plan,
+                [key for key, _ in rows],
+                [data for _, data in rows],
+                self._store._now_us(),  # noqa: SLF001
+            )
+            self.token = token
+            yield table if self._features is None else table.select(self._features)
+
+    def _read(self) -> Iterator[tuple[Plan, list[tuple[bytes, bytes]], str]]:
+        try:
+            after = bytes.fromhex(self.token)
+        except ValueError:
+            raise InvalidInput(f"{self.token!r} is no token of a scan.") from None
+        while True:
+            plan, rows, position = reader.scan_page(
+                self._store._database,  # noqa: SLF001
+                self._name,
+                after,
+                self._page_size,
+                self._store._now_us(),  # noqa: SLF001
+            )
+            yield plan, rows, position.hex()
+            if not position:
+                return
+            after = position
+
+
+def _stores(names: Iterable[str]) -> int:
+    chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
+        if name not in _STORES:
+            raise InvalidInput(f'target_stores are "online" and "offline"; got {name!r}.')
+    if not chosen:
+        raise InvalidInput('target_stores is empty; give "online", "offline" or both.')
+    return sum(_STORES[name] for name in set(chosen))
+
+
+def _names(features: Sequence[str]) -> list[str]:
+    return [features] if isinstance(features, str) else list(features)
+
+
+def _moment(us: int) -> datetime | None:
+    return None if us == NO_EXPIRY else to_datetime(us)
+
+
+def _words(group: FeatureGroup) -> str:
+    """Return everything that a search looks at."""
+    parts = [group.name, group.description, *group.tags, *group.tags.values()]
+    parts += [word for f in group.features for word in (f.name, f.description)]
+    return " ".join(parts)

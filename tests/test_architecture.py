@@ -1,0 +1,209 @@
+"""The rules of the house, as tests: what imports what, what the door shows, what must not be left.
+
+A rule that is only written down is broken within a month; each of these fails at the commit that
+breaks it, and its message says which file did.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import featurestore as fs
+from featurestore import errors
+
+ROOT = Path(__file__).parent.parent
+HOUSES = ("featurestore", "server", "tests", "bench")
+SOURCES = sorted(path for house in HOUSES for path in (ROOT / house).rglob("*.py"))
+
+HEAVY = {
+    "duckdb", "numba", "numpy", "pandas", "polars", "pyarrow", "rich", "scipy", "sklearn", "typer",
+}  # fmt: skip
+#: The floors from which the front door is above: they may not import the package's own door.
+BELOW_THE_DOOR = (
+    "arrays", "dtypes", "encoding", "engine", "errors", "event_time", "feature_view", "kernels",
+    "record", "results", "schema", "storage", "store",
+)  # fmt: skip
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def python(code: str, *argv: str) -> str:
+    """Run code in a process of its own, as a user's would be, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# ── import weight ────────────────────────────────────────────────────────────────────────────
+
+
+def heavy_after(code: str, *argv: str) -> set[str]:
+    return set(python(f"{code}\nimport sys\nprint(*sys.modules)", *argv).split()) & HEAVY
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert heavy_after("import featurestore") == set()
+
+
+def test_the_weight_check_can_see_weight() -> None:
+    assert "numpy" in heavy_after("import numpy")
+
+
+def test_one_put_and_one_get_load_nothing_heavy(tmp_path: Path) -> None:
+    assert heavy_after(PUT_AND_GET, str(tmp_path / "store")) == set()
+
+
+PUT_AND_GET = """
+import sys, featurestore as fs
+with fs.open(sys.argv[1]) as store:
+    store.create_feature_group(
+        "weather", record_identifier="origin", event_time="at",
+        features={"origin": "string", "at": "timestamp", "temp": "float64"},
+    )
+    store.put_record("weather", {"origin": "JFK", "at": "2013-01-01T00:00:00Z", "temp": 39.0})
+    assert store.get_record("weather", "JFK")["temp"] == 39.0
+"""
+
+
+def test_the_core_stays_at_five_libraries() -> None:
+    names = {re.match(r"[\w-]+", line)[0] for line in pyproject()["project"]["dependencies"]}
+    assert names == {"duckdb", "lmdb", "numba", "numpy", "pyarrow"}
+
+
+# ── layers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_imports_only_go_down() -> None:
+    python(
+        "import sys\n"
+        "sys.path[:0] = ['.', 'server']\n"
+        "from importlinter.cli import lint_imports\n"
+        "sys.exit(lint_imports(config_filename='pyproject.toml', no_cache=True))"
+    )
+
+
+def test_nothing_below_the_door_goes_out_and_in_again() -> None:
+    """The layer contracts see modules; ``import featurestore`` from below would be the root's."""
+    modules = {path.stem for path in (ROOT / "featurestore").iterdir()}
+    found = []
+    for path in SOURCES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] != "featurestore" or parts[1] not in BELOW_THE_DOOR:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                through = any(alias.name == "featurestore" for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module == "featurestore":
+                through = any(alias.name not in modules for alias in node.names)
+            else:
+                continue
+            if through:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
+
+
+def test_every_extra_an_error_names_is_there() -> None:
+    extras = pyproject()["project"]["optional-dependencies"]
+    named = {
+        (str(path.relative_to(ROOT)), node.args[1].value)
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", getattr(node.func, "attr", "")) == "NotInstalled"
+        and len(node.args) == 2
+        and isinstance(node.args[1], ast.Constant)
+    }
+    assert named, "nothing names an extra: does this test still look for the right call?"
+    assert [pair for pair in named if pair[1] not in extras] == []
+
+
+# ── the door ─────────────────────────────────────────────────────────────────────────────────
+
+
+def is_error(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, errors.FeatureStoreError)
+
+
+def test_the_door_lists_what_it_shows() -> None:
+    public = {name for name in dir(fs) if not name.startswith("_")}
+    floors = {path.stem for path in (ROOT / "featurestore").iterdir()}
+    assert set(fs.__all__) <= public
+    assert public - floors - {"annotations"} - set(fs.__all__) == set()
+    assert list(fs.__all__) == sorted(fs.__all__)
+
+
+@pytest.mark.parametrize("name", fs.__all__)
+def test_every_public_name_is_documented(name: str) -> None:
+    thing = getattr(fs, name)
+    doc = inspect.getdoc(thing)
+    assert doc, f"{name} has no docstring"
+    if not is_error(thing):
+        assert ">>>" in doc, f"{name} shows no example"
+
+
+def test_every_verb_of_the_store_is_documented() -> None:
+    verbs = {name: f for name, f in inspect.getmembers(fs.FeatureStore) if not name.startswith("_")}
+    assert verbs
+    assert [name for name, verb in verbs.items() if not inspect.getdoc(verb)] == []
+
+
+def test_the_drawing_of_errors_is_the_tree_of_errors() -> None:
+    drawn: set[tuple[str, str]] = set()
+    branch = ""
+    for line in (errors.__doc__ or "").splitlines():
+        names = re.findall(r"[├└]── (\w+)", line)
+        if re.match(r" {4}[├└]", line):
+            branch = names[0]
+            drawn.add((branch, "FeatureStoreError"))
+        else:
+            drawn |= {(name, branch) for name in names}
+    actual = {
+        (name, base.__name__)
+        for name, thing in vars(errors).items()
+        if is_error(thing)
+        for base in thing.__bases__
+        if is_error(base)
+    }
+    assert drawn == actual
+
+
+@pytest.mark.parametrize("name", sorted(n for n, thing in vars(errors).items() if is_error(thing)))
+def test_every_error_can_be_met_at_the_door(name: str) -> None:
+    assert getattr(fs, name) is getattr(errors, name)
+
+
+# ── what must not be left ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(tree(path)), f"{path} has no docstring"
+
+
+def test_nothing_is_left_for_later() -> None:
+    mark = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if mark.search(line)
+    ]
+    assert found == []

@@ -1,0 +1,94 @@
+"""The README tells the truth: its example runs, its commands exist, its names are the code's."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import featurestore as fs
+from featurestore import cli
+from featurestore.storage.environment import DURABILITIES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    """Return the text of one section."""
+    lines = rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)"
+    found = re.search(lines, README, re.MULTILINE | re.DOTALL)
+    assert found, f'the README has no section "{title}"'
+    return found[1]
+
+
+def test_the_example_runs_and_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(EXAMPLES[0], "README.md", "exec"), names)
+    store = names["store"]
+    assert isinstance(store, fs.FeatureStore)
+    assert store.verify() == []
+    store.close()
+    printed = capsys.readouterr().out
+    said = re.findall(r"# .*: ([\d.]+)$", EXAMPLES[0], re.MULTILINE)
+    assert len(said) == 3
+    for value in said:
+        _, found, printed = printed.partition(value)
+        assert found, f"{value} is not printed, or not in its turn"
+
+
+def test_the_example_is_ten_lines() -> None:
+    statements = [line for line in EXAMPLES[0].splitlines() if line and not line.startswith(" ")]
+    assert len(statements) == 10
+
+
+def test_every_python_block_of_the_readme_is_run() -> None:
+    assert len(EXAMPLES) == 1, "run the new block in a test too"
+
+
+@pytest.mark.parametrize("command", sorted(get_command(cli.app).commands))
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert f"`featurestore {command}" in section("The command line")
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    named = set(re.findall(r"`featurestore ([a-z]+)", README))
+    assert named <= set(get_command(cli.app).commands)
+
+
+def test_the_two_commands_install_extras_and_scripts_that_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lines = re.findall(r"^```sh\n(.*?)^```$", section("Try it"), re.MULTILINE | re.DOTALL)
+    assert [line.count("\n") for line in lines] == [1, 1]
+    for line in lines:
+        (extra,) = re.findall(r"\.\[(\w+)\]", line)
+        assert extra in project["project"]["optional-dependencies"]
+    assert lines[0].split()[-2:] == [".venv/bin/featurestore", "demo"]
+    assert lines[1].split()[-2:] == [".venv/bin/poe", "check"]
+    assert "check" in project["tool"]["poe"]["tasks"]
+    assert 'poe -C "$root" check' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_durability_states_its_loss() -> None:
+    named = re.findall(r"^\| `(\w+)`", section("What survives what"), re.MULTILINE)
+    assert tuple(named) == DURABILITIES
+
+
+def test_every_error_the_readme_names_exists() -> None:
+    named = re.findall(r"`([A-Z][a-z]+[A-Z]\w+)`", section("Bad input"))
+    assert named
+    assert [name for name in named if not hasattr(fs, name)] == []
+
+
+def test_the_architecture_lists_what_is_there() -> None:
+    listed = set(re.findall(r"[a-z_]+", section("Architecture")))
+    files = {path.stem for path in (ROOT / "featurestore").iterdir()} - {"__init__", "__pycache__"}
+    files = {name for name in files if not name.startswith(".")}
+    assert sorted(files - listed - {"py"}) == []
