@@ -384,7 +384,7 @@ def define(
         id=id,
         name=name,
         record_identifier=_identifier(record_identifier),
-        event_time=event_time,
+        event_time=_feature_name(event_time, "event_time"),
         features=_numbered(dtypes, feature_descriptions, first_id=1, since=1),
         ttl_us=_checked_ttl_us(ttl),
         max_future_us=None if max_future is None else duration_us(max_future, what="max_future"),
@@ -476,10 +476,22 @@ def _numbered(
 
 
 def _identifier(given: str | Sequence[str]) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) else tuple(given)
-    if not names:
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Sequence):
+        raise InvalidSchema(
+            f"record_identifier is a {type(given).__name__}; give a name, or a list of names: "
+            "their order is the order of the key"
+        )
+    if not given:
         raise InvalidSchema("record_identifier is empty; name the feature that identifies a record")
-    return names
+    return tuple(_feature_name(name, "record_identifier") for name in given)
+
+
+def _feature_name(name: object, role: str) -> str:
+    if isinstance(name, str):
+        return name
+    raise InvalidSchema(f"{role} is a {type(name).__name__}; give the name of a feature")
 
 
 def _check_features(group_name: str, features: Sequence[Feature]) -> None:

@@ -744,14 +744,8 @@ class FeatureStore:
     ) -> list[PutResult]:
         request = None
         if request_id is not None:
-            content = requests.content_digest(
-                *(
-                    part
-                    for put in puts
-                    for part in (b"%d" % put.group_id, put.key, bytes(put.record))
-                )
-            )
-            request = (f"write/{request_id}", content)
+            asked = [repr(put.asked).encode() for put in puts]
+            request = (f"write/{request_id}", requests.content_digest(*asked))
         outcomes, replayed = self._writable.apply(puts, catalog_version, request, self._now_us())
         if outcomes is None:
             return [PutResult(None, "queued") for _ in puts]

@@ -755,21 +755,37 @@ def test_bad_rows_may_be_collected_instead() -> None:
     assert column.to_pylist() == [1, None] * 500
 
 
-@given(typed_columns())
-def test_bad_rows_never_disturb_good_ones(typed: tuple[DType, list[Any]]) -> None:
-    """Of a column with a bad row in front, everything behind it is read as without it."""
-    dtype, values = typed
-    bad = {
-        "int": pa.array([2.5]), "float": None, "string": None, "binary": None, "bool": None,
-        "date": None, "timestamp": None, "list": None, "vector": pa.array([[1.0] * 9]),
-    }[dtype.kind]  # fmt: skip
-    if bad is None or dtype.kind == "int":
-        return
+@given(
+    st.sampled_from(["list<int8>", "list<float32>", "vector<2>", "vector<float64, 2>"]),
+    st.lists(
+        st.none() | st.lists(
+            st.none() | st.sampled_from([1, -1, 127, 128, 300, 2**24 + 1, 2**53 + 1]),
+            max_size=3,
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([pa.list_, pa.large_list, pa.list_view]),
+    st.data(),
+)  # fmt: skip
+def test_a_column_of_lists_is_its_rows(
+    spelling: str, lists: list[Any], wrap: Callable[[pa.DataType], pa.DataType], data: Any
+) -> None:
+    """Good rows are read as if there were no bad ones; bad ones are null, and all told."""
+    dtype = parse_dtype(spelling)
+    cut = data.draw(st.integers(0, len(lists)))
+    expected, bad = [], []
+    for row, value in enumerate(lists[cut:]):
+        try:
+            expected.append(None if value is None else dtype.check(value, "f"))
+        except InvalidRecord:
+            expected.append(None)
+            bad.append(row)
     refused = Refused()
-    array = pa.concat_arrays([bad, pa.array(values, pa.list_(pa.float64()))])
+    array = pa.array(lists, wrap(pa.int64()))[cut:]
     column = read_column(array, dtype, "f", refused)
-    assert refused.rows == [0]
-    assert exactly(column.to_pylist()) == exactly([None, *values])
+    column.validate(full=True)
+    assert sorted(refused.rows) == bad
+    assert exactly(column.to_pylist()) == exactly(expected)
 
 
 # ── from the libraries people use ────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 import featurestore as fs
 from featurestore.cli.inputs import keys_from_text, rows_of, schema_of
 from featurestore.cli.outputs import (
+    counted,
     duration_text,
     err,
     measured,
@@ -86,7 +87,7 @@ app = typer.Typer(
         [
             examples(
                 "featurestore demo",
-                "featurestore ingest weather w.csv --create --key origin --event-time time_hour",
+                "featurestore ingest weather w.csv --create --key origin --event-time at",
                 "featurestore get weather JFK",
                 'featurestore sql "SELECT origin, avg(temp) FROM weather GROUP BY 1"',
             ),
@@ -112,7 +113,7 @@ def reading(path: Path) -> FeatureStore:
     return fs.open(path, read_only=True)
 
 
-# ── what is there ──────────────────────────────────────────────────────────────────
+# ── what is there ────────────────────────────────────────────────────────────────────────────────
 
 
 def show_version(asked: bool) -> None:
@@ -157,7 +158,7 @@ def groups(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     if as_json:
         print_json([group.to_json() for group in found])
         return
-    table = Table(title=f"{len(found)} feature groups in {store}", title_justify="left")
+    table = Table(title=f"{counted(len(found), 'feature group')} in {store}", title_justify="left")
     for column in ("name", "record identifier", "event time", "features", "ttl", "description"):
         table.add_column(column, justify="right" if column == "features" else "left")
     for group in found:
@@ -211,7 +212,10 @@ def role(group: FeatureGroup, name: str) -> str:
     return "event time" if name == group.event_time else ""
 
 
-# ── records in ─────────────────────────────────────────────────────────────────────
+# ── records in ───────────────────────────────────────────────────────────────────────────────────
+
+
+COUNTS = ("accepted", "late", "expired", "rejected", "replayed")
 
 
 class OnError(StrEnum):
@@ -223,10 +227,9 @@ class OnError(StrEnum):
 
 @app.command(
     epilog=examples(
-        "featurestore ingest weather weather.parquet --create --key origin --event-time time_hour",
+        "featurestore ingest weather w.parquet --create --key origin --event-time at",
         "featurestore ingest weather more.csv --tz America/New_York --null NA",
-        "featurestore ingest seats a.jsonl b.jsonl --create --key flight --key seat "
-        "--event-time sold_at",
+        "featurestore ingest seats *.jsonl --create --key row --key seat --event-time at",
     )
 )
 def ingest(
@@ -266,40 +269,53 @@ def ingest(
 
     A repeat of the same file adds nothing.  Late records go to history and are counted.
     """
-    if create and not (key and event_time):
-        raise InvalidInput("--create needs --key and --event-time: which columns are they?")
     nulls = null or []
     with fs.open(store) as opened:
         if create:
-            opened.create_feature_group(
-                name,
-                record_identifier=key if len(key or []) > 1 else (key or [""])[0],
-                event_time=event_time,
-                features=schema_of(files[0], event_time or "", nulls),
-                ttl=ttl,
-                exist_ok=True,
-            )
+            create_from(opened, name, files[0], key, event_time, ttl, nulls)
         group = opened.describe_feature_group(name)
-        table = Table("file", "accepted", "late", "expired", "rejected", "replayed", "rows/s")
-        for column in table.columns[1:]:
-            column.justify = "right"
+        table = Table("file")
+        for column in (*COUNTS, "seconds", "rows/s"):
+            table.add_column(column, justify="right")
         for file in files:
             rows, total = rows_of(file, group, nulls)
             started = time.perf_counter()
             with progress_bar(file.name, total) as advance:
                 result = opened.ingest(name, rows, tz=tz, on_error=on_error.value, progress=advance)
             seconds = time.perf_counter() - started
-            counts = (result.accepted, result.late, result.expired, result.rejected)
+            counts = {name: getattr(result, name) for name in COUNTS}
             table.add_row(
                 file.name,
-                *(f"{count:,}" for count in counts),
-                f"{result.replayed:,}",
+                *(f"{count:,}" for count in counts.values()),
+                f"{seconds:.2f}",
                 f"{(result.accepted + result.replayed) / seconds:,.0f}",
             )
     out.print(table)
 
 
-# ── records out ────────────────────────────────────────────────────────────────────
+def create_from(
+    store: FeatureStore,
+    name: str,
+    file: Path,
+    key: list[str] | None,
+    event_time: str | None,
+    ttl: str | None,
+    nulls: list[str],
+) -> None:
+    """Create a group with a file's columns, unless it is there already just so."""
+    if not (key and event_time):
+        raise InvalidInput("--create needs --key and --event-time: which columns are they?")
+    store.create_feature_group(
+        name,
+        record_identifier=key,
+        event_time=event_time,
+        features=schema_of(file, event_time, nulls),
+        ttl=ttl,
+        exist_ok=True,
+    )
+
+
+# ── records out ──────────────────────────────────────────────────────────────────────────────────
 
 
 @app.command(
@@ -388,7 +404,7 @@ def sql(
         out.print(rows_table(answer, rows))
 
 
-# ── upkeep ─────────────────────────────────────────────────────────────────────────
+# ── upkeep ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @app.command(epilog=examples("featurestore flush", "featurestore flush weather"))
@@ -399,7 +415,7 @@ def flush(name: OptionalGroupName = None, store: StorePath = DEFAULT_STORE) -> N
     """
     with fs.open(store) as opened:
         rows = opened.flush(name)
-    out.print(f"flushed {rows:,} rows of {name or 'every group'}")
+    out.print(f"flushed {counted(rows, 'row')} of {name or 'every group'}")
 
 
 @app.command(epilog=examples("featurestore compact", "featurestore compact weather"))
@@ -407,7 +423,7 @@ def compact(name: OptionalGroupName = None, store: StorePath = DEFAULT_STORE) ->
     """Rewrite small files as larger, sorted ones; no version of any record is dropped."""
     with fs.open(store) as opened, progress_bar("compact", None) as advance:
         rows = opened.compact(name, progress=advance)
-    out.print(f"wrote {rows:,} rows of {name or 'every group'} again")
+    out.print(f"rewrote {counted(rows, 'row')} of {name or 'every group'}")
 
 
 @app.command(epilog=examples("featurestore verify", "featurestore verify && echo sound"))
@@ -422,7 +438,7 @@ def verify(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     if as_json:
         print_json(faults)
     elif faults:
-        out.print(Text(f"{len(faults)} faults in {store}", "bold red"))
+        out.print(Text(f"{counted(len(faults), 'fault')} in {store}", "bold red"))
         for fault in faults:
             out.print(Text(f"  {fault}"), soft_wrap=True)
     else:
@@ -442,7 +458,9 @@ def stat(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     per_group = facts.pop("groups")
     out.print(pairs_table((name, measured(name, fact)) for name, fact in facts.items()))
     columns = list(next(iter(per_group.values()), {}))
-    table = Table("group", *(Text(column.replace("_", " "), justify="right") for column in columns))
+    table = Table("group")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
     for name, counts in per_group.items():
         table.add_row(name, *(measured(column, counts[column]) for column in columns))
     out.print(table)

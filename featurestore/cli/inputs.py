@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from featurestore.schema import FeatureGroup
 
-# ── words ────────────────────────────────────────────────────────────────────────────────────
+# ── words ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def keys_from_text(group: FeatureGroup, texts: Sequence[str]) -> list[object]:
@@ -59,7 +59,7 @@ def key_from_text(group: FeatureGroup, texts: Sequence[str]) -> object:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-# ── files ────────────────────────────────────────────────────────────────────────────────────
+# ── files ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def rows_of(

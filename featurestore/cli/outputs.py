@@ -50,7 +50,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
         yield lambda rows_done: progress.update(task, completed=rows_done)
 
 
-# ── for people ──────────────────────────────────────────────────────────────────────────────────
+# ── for people ───────────────────────────────────────────────────────────────────────────────────
 
 
 def cell(value: object) -> Text:
@@ -59,14 +59,19 @@ def cell(value: object) -> Text:
         return Text("null", style="dim")
     if isinstance(value, bool):
         return Text(str(value).lower())
-    if isinstance(value, int):
-        return Text(str(value), justify="right")
+    if isinstance(value, int | str):
+        return Text(str(value))
     if isinstance(value, float):
-        return Text(f"{value:.10g}", justify="right")
-    if isinstance(value, str):
-        return Text(value)
+        return Text(f"{value:.10g}")
+    if isinstance(value, timedelta):
+        return Text(str(timedelta(seconds=round(value.total_seconds()))))
     plain = jsonable(value)
     return Text(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``1 row``, ``1,234 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration_text(duration_us: int | None, none: str = "") -> str:
@@ -89,27 +94,31 @@ def pairs_table(pairs: Iterable[tuple[str, object]], title: str | None = None) -
 def measured(name: str, value: object) -> Text:
     """Return a fact of ``stat``: bytes in their larger units, counts in groups of three."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return Text(decimal(value) if name.endswith("bytes") else f"{value:,}", justify="right")
+        return Text(decimal(value) if name.endswith("bytes") else f"{value:,}")
     return cell(value)
 
 
 def rows_table(answer: pa.Table, limit: int) -> Table:
     """Return the first rows of a result, and say how many there are."""
+    import pyarrow as pa
+
     shown = min(limit, answer.num_rows)
     more = f" ({shown:,} shown; --rows N or --format csv for more)"
     table = Table(
-        caption=f"{answer.num_rows:,} rows" + (more if shown < answer.num_rows else ""),
+        caption=counted(answer.num_rows, "row") + (more if shown < answer.num_rows else ""),
         caption_justify="left",
     )
-    for name in answer.column_names:
-        table.add_column(Text(name), overflow="fold")
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    for field in answer.schema:
+        right = any(is_kind(field.type) for is_kind in numeric)
+        table.add_column(Text(field.name), justify="right" if right else "left", overflow="fold")
     columns = [column.to_pylist() for column in answer.slice(0, shown).columns]
     for row in zip(*columns, strict=True):
         table.add_row(*(cell(value) for value in row))
     return table
 
 
-# ── for programs ────────────────────────────────────────────────────────────────────
+# ── for programs ─────────────────────────────────────────────────────────────────────────────────
 
 
 def jsonable(value: Any) -> Any:  # noqa: PLR0911 - a table of types, one line each

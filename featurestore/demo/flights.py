@@ -132,8 +132,7 @@ def with_moments(flights: pa.Table) -> pa.Table:
     """
     day = local_days(flights)
     scheduled_minutes = clock_minutes(flights["sched_dep_time"])
-    local: Times = day.astype("datetime64[m]") + scheduled_minutes
-    scheduled = local_to_utc(local)
+    scheduled = local_to_utc(np.add(day, scheduled_minutes))
     require_agreement(
         scheduled.astype("datetime64[h]") == flights["time_hour"].to_numpy(),
         "the scheduled local time, converted, lies in the hour that time_hour says",

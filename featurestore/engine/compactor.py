@@ -29,8 +29,9 @@ import pyarrow as pa
 
 from featurestore.encoding.columns import history_schema
 from featurestore.engine import cleaner
+from featurestore.engine.filing import give_up, write_file
 from featurestore.errors import StoreBusy
-from featurestore.storage import files, manifest, parquet
+from featurestore.storage import catalog, files, manifest, parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -183,20 +184,10 @@ def _cuts(hashes: Int64s) -> Iterator[tuple[int, int]]:
 def _write_cells(
     database: Database, group: FeatureGroup, table: pa.Table, window: int, now_us: int
 ) -> list[manifest.FileEntry]:
-    owner = database.owner
     entries = []
     for start, end in _cuts(parquet.as_int64(table.column(parquet.KEY_HASH))):
-        file_id = database.writer.call(
-            lambda commit: manifest.intend(commit.env, commit.txn, group.id, owner), now_us
-        )
-        relative = manifest.file_path(group.id, file_id)
         part = table.slice(start, end - start)
-        parquet.write_history(database.root, relative, part, group)
-        entries.append(
-            parquet.describe(
-                database.root, group, file_id, "cell", part, relative=relative, window=window
-            )
-        )
+        entries.append(write_file(database, group, "cell", part, now_us, window=window))
     return entries
 
 
@@ -208,6 +199,8 @@ def _commit(
 ) -> bool:
     """Swap inputs for outputs, if every input is as it was and every intent stands."""
     env, txn = commit.env, commit.txn
+    if not catalog.has_group(env, txn, outputs[0].group_id):
+        return False
     for entry in inputs:
         if manifest.live_file(env, txn, entry.group_id, entry.file_id) != entry:
             return False
@@ -225,9 +218,4 @@ def _commit(
 
 def _drop(database: Database, outputs: Sequence[manifest.FileEntry], now_us: int) -> None:
     for entry in outputs:
-
-        def work(commit: Commit, entry: manifest.FileEntry = entry) -> bool:
-            return manifest.withdraw(commit.env, commit.txn, entry.group_id, entry.file_id)
-
-        if database.writer.call(work, now_us):
-            files.remove(database.root / entry.path)
+        give_up(database, entry.group_id, entry.file_id, now_us)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from featurestore.encoding.columns import decode_history
 from featurestore.engine import cleaner
-from featurestore.storage import commits, files, journal, manifest, parquet
+from featurestore.engine.filing import give_up, write_file
+from featurestore.storage import catalog, commits, files, journal, manifest, parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,27 +75,20 @@ def _flush_stretch(database: Database, group: FeatureGroup, end_seq: int, now_us
     table = parquet.sort_history(
         decode_history(group, keys, records, database.key_hash), group, database.key_hash
     )
-    owner = database.owner
-    file_id = database.writer.call(
-        lambda commit: manifest.intend(commit.env, commit.txn, group.id, owner), now_us
-    )
-    relative = manifest.file_path(group.id, file_id)
-    parquet.write_history(database.root, relative, table, group)
-    entry = parquet.describe(database.root, group, file_id, "flush", table, relative=relative)
+    entry = write_file(database, group, "flush", table, now_us)
     if not database.writer.call(lambda c: _commit(c, entry, drained_seq, last_seq), now_us):
-        files.remove(database.root / relative)
+        give_up(database, group.id, entry.file_id, now_us)
         return 0
     return len(keys)
 
 
 def _commit(commit: Commit, entry: manifest.FileEntry, drained_seq: int, last_seq: int) -> bool:
-    """List the file if the world is as it was when its rows were read; else withdraw."""
+    """List the file if the world is as it was when its rows were read."""
     env, txn = commit.env, commit.txn
     state = manifest.state(env, txn, entry.group_id)
     if not manifest.intent_stands(env, txn, entry.group_id, entry.file_id):
         return False
-    if state.drained_seq != drained_seq:
-        manifest.withdraw(env, txn, entry.group_id, entry.file_id)
+    if state.drained_seq != drained_seq or not catalog.has_group(env, txn, entry.group_id):
         return False
     manifest.list_file(env, txn, entry)
     manifest.put_state(env, txn, entry.group_id, replace(state, drained_seq=last_seq))

@@ -73,7 +73,8 @@ def prepare_put(
         expires_at_us=expires_at(event_time_us, group.ttl_us if ttl_us is None else ttl_us),
         stores=stores,
     )
-    return _put(database, group, key, encoded)
+    asked = (group.id, key, event_time_us, ttl_us, stores, sorted(values.items()))
+    return _put(database, group, key, encoded, asked)
 
 
 def prepare_delete(
@@ -87,13 +88,15 @@ def prepare_delete(
     tz: str | tzinfo | None = None,
 ) -> Put:
     """Return a tombstone, or a fence, ready to be committed; a delete is a record too."""
+    event_time_us = _event_time_us(group, event_time, now_us, tz)
     encoded = tombstone(
         schema_version=group.version,
-        event_time_us=_event_time_us(group, event_time, now_us, tz),
+        event_time_us=event_time_us,
         stores=BOTH_STORES,
         flags=FLAG_DELETED | FLAG_HARD | FLAG_FENCE if hard else FLAG_DELETED,
     )
-    return _put(database, group, encode_user_key(database.plan(group), key), encoded)
+    key_bytes = encode_user_key(database.plan(group), key)
+    return _put(database, group, key_bytes, encoded, (group.id, key_bytes, event_time_us, hard))
 
 
 def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
@@ -105,7 +108,9 @@ def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
     )
 
 
-def _put(database: Database, group: FeatureGroup, key: bytes, record: bytearray) -> Put:
+def _put(
+    database: Database, group: FeatureGroup, key: bytes, record: bytearray, asked: tuple[Any, ...]
+) -> Put:
     return Put(
         group_id=group.id,
         group_name=group.name,
@@ -114,6 +119,7 @@ def _put(database: Database, group: FeatureGroup, key: bytes, record: bytearray)
         key_hash=database.key_hash(key),
         key=key,
         record=record,
+        asked=asked,
     )
 
 

@@ -17,7 +17,6 @@ The request row says how many slices are in; the same request after a crash goes
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +25,15 @@ import pyarrow as pa
 
 from featurestore.encoding.columns import history_schema
 from featurestore.encoding.values import stamp
+from featurestore.engine.filing import give_up, write_file
 from featurestore.errors import (
-    FeatureStoreError,
     StoreBusy,
     Unavailable,
     UnknownFeatureGroup,
 )
 from featurestore.event_time import NO_EXPIRY
 from featurestore.record import STORE_OFFLINE, STORE_ONLINE
-from featurestore.storage import catalog, files, latest, manifest, parquet, requests
+from featurestore.storage import catalog, latest, manifest, parquet, requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -196,7 +195,7 @@ class Staging:
                 done = entry.visible_rows
         except BaseException:
             if done == 0:
-                self._withdraw(entry)
+                give_up(self.database, entry.group_id, entry.file_id, self.now_us)
             raise
         return total
 
@@ -215,28 +214,15 @@ class Staging:
         return entry
 
     def _stage(self) -> manifest.FileEntry:
-        database, group = self.database, self.batch.plan.group
-        owner = database.owner
-        file_id = database.writer.call(
-            lambda commit: manifest.intend(commit.env, commit.txn, group.id, owner), self.now_us
+        return write_file(
+            self.database,
+            self.batch.plan.group,
+            "staged",
+            self._table(),
+            self.now_us,
+            visible_rows=0,
+            request=self.request[0],
         )
-        relative = manifest.file_path(group.id, file_id)
-        table = self._table()
-        try:
-            parquet.write_history(database.root, relative, table, group)
-            return parquet.describe(
-                database.root,
-                group,
-                file_id,
-                "staged",
-                table,
-                relative=relative,
-                visible_rows=0,
-                request=self.request[0],
-            )
-        except BaseException:
-            self._withdraw_id(file_id)
-            raise
 
     def _table(self) -> pa.Table:
         """Return the rows in file order and the history layout, ordinals for seqs."""
@@ -331,21 +317,6 @@ class Staging:
                 "This ingest was taken for dead and its file removed. Nothing was stored; send it "
                 "again."
             )
-
-    def _withdraw(self, entry: manifest.FileEntry) -> None:
-        self._withdraw_id(entry.file_id)
-
-    def _withdraw_id(self, file_id: int) -> None:
-        """Give up an unlisted file: the intent first, then the file."""
-        group_id = self.batch.plan.group.id
-        # If even this fails, the cleaner finds the intent without a living owner later.
-        with contextlib.suppress(FeatureStoreError, OSError):
-            gone = self.database.writer.call(
-                lambda commit: manifest.withdraw(commit.env, commit.txn, group_id, file_id),
-                self.now_us,
-            )
-            if gone:
-                files.remove(self.database.root / manifest.file_path(group_id, file_id))
 
 
 def _is_at(known: Any, file_id: int, rows: int) -> bool:

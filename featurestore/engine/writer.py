@@ -253,7 +253,14 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A validated, encoded record on its way into a commit; deletes are records too."""
+    """A validated, encoded record on its way into a commit; deletes are records too.
+
+    Attributes
+    ----------
+    asked : tuple
+        What the caller asked for, to tell a retry from another request under the same id.  Not
+        the record: a schema or a TTL that changed between two tries does not make the request new.
+    """
 
     group_id: int
     group_name: str
@@ -262,6 +269,7 @@ class Put:
     key_hash: int
     key: bytes
     record: bytearray
+    asked: tuple[Any, ...]
 
     @property
     def bytes_needed(self) -> int:

@@ -247,7 +247,8 @@ class Environment:
 
     def require_room(self, txn: Transaction, bytes_needed: int) -> None:
         """Refuse a write that would take the store over its quota or the disk over its edge."""
-        quota = self.format["quota"]
+        # Read anew: another process may have raised it.
+        quota = json.loads(bytes(txn.get(b"format", db=self.meta)))["quota"]
         used = self.used_bytes(txn)
         if used + bytes_needed > quota * QUOTA_WATERMARK:
             raise StoreFull(
