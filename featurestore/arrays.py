@@ -102,23 +102,29 @@ def plain_array(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     import pyarrow as pa
 
     if isinstance(array, pa.ChunkedArray):
-        array = _one_chunk(array)
+        # Each chunk alone: their dictionaries may differ, and not fit into one.
+        return _one_chunk([plain_array(chunk) for chunk in array.chunks or [_empty(array.type)]])
     while (unwrap := _unwrapping(array.type)) is not None:
         array = unwrap(array)
     return array
 
 
-def _one_chunk(array: pa.ChunkedArray) -> pa.Array:
+def _empty(arrow_type: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
-    if array.num_chunks == 1:
-        return array.chunk(0)
+    return pa.array([], arrow_type)
+
+
+def _one_chunk(chunks: list[pa.Array]) -> pa.Array:
+    import pyarrow as pa
+
+    if len(chunks) == 1:
+        return chunks[0]
     try:
-        # Chunks of a dictionary column may differ in their dictionaries.
-        return pa.concat_arrays(array.unify_dictionaries().chunks or [pa.nulls(0, array.type)])
+        return pa.concat_arrays(chunks)
     except pa.ArrowInvalid as error:
         raise InvalidRecord(
-            f"a column of {len(array)} rows does not fit in one array ({error}); "
+            f"a column of {sum(map(len, chunks))} rows does not fit in one array ({error}); "
             "give it in smaller pieces"
         ) from error
 

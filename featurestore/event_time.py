@@ -582,14 +582,13 @@ def _localized_us(times: pa.Array, zone: tzinfo | None, refused: Refused) -> pa.
 def _offset_us_of_day(day: int, zone: tzinfo) -> int | None:
     """Return the zone's offset all through a local day, or None if its clocks were changed.
 
-    A change shows as another offset at the next full hour; one of a whole day (the date line
-    moved) as two answers for midnight.
+    The day's first and last instants tell, each asked for both answers: no zone of the database
+    has changed its clocks twice within three days.
     """
     midnight = to_datetime(day * DAY_US).replace(tzinfo=zone)
     last = midnight.replace(hour=23, minute=59, second=59, microsecond=999_999)
-    moments = [midnight.replace(hour=hour) for hour in range(24)]
-    moments += [last, midnight.replace(fold=1), last.replace(fold=1)]
-    offset, *others = {moment.utcoffset() for moment in moments}
+    asked = (midnight, midnight.replace(fold=1), last, last.replace(fold=1))
+    offset, *others = {moment.utcoffset() for moment in asked}
     if others or offset is None:
         return None
     return offset // timedelta(microseconds=1)

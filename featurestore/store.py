@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from featurestore.encoding.values import read_header
 from featurestore.engine import reader
 from featurestore.engine.database import open_database
 from featurestore.engine.records import prepare_delete, prepare_put
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.dtypes import DType
-    from featurestore.engine.database import Database, Plan
+    from featurestore.engine.database import Database
+    from featurestore.engine.plan import Plan
     from featurestore.engine.verify import Fault
     from featurestore.engine.writer import Put
     from featurestore.feature_view import FeatureLookup
@@ -325,17 +327,17 @@ class FeatureStore:
         InvalidRecord, InvalidEventTime, UnknownFeature, UnknownFeatureGroup
             Nothing was stored.
         """
-        known = self._writable.catalog()
+        plan, version = self._writable.plan(name)
         put = prepare_put(
             self._writable,
-            known.group(name),
+            plan,
             record,
             self._now_us(),
             ttl_us=None if ttl is None else duration_us(ttl, what="ttl"),
             stores=_stores(target_stores),
             tz=tz,
         )
-        return self._apply([put], known.version, request_id)[0]
+        return self._apply([put], version, request_id)[0]
 
     def write(
         self,
@@ -346,12 +348,12 @@ class FeatureStore:
     ) -> list[PutResult]:
         """Put records of any number of groups in one transaction: all of them or none."""
         now_us = self._now_us()
-        known = self._writable.catalog()
+        version = self._writable.catalog().version
         puts = [
-            prepare_put(self._writable, known.group(name), record, now_us, tz=tz)
+            prepare_put(self._writable, self._writable.plan(name)[0], record, now_us, tz=tz)
             for name, record in records
         ]
-        return self._apply(puts, known.version, request_id) if puts else []
+        return self._apply(puts, version, request_id) if puts else []
 
     def delete_record(
         self,
@@ -379,11 +381,11 @@ class FeatureStore:
         StaleDelete
             A hard delete older than the record.
         """
-        known = self._writable.catalog()
+        plan, version = self._writable.plan(name)
         put = prepare_delete(
-            self._writable, known.group(name), key, event_time, self._now_us(), hard=hard, tz=tz
+            self._writable, plan, key, event_time, self._now_us(), hard=hard, tz=tz
         )
-        return self._apply([put], known.version, request_id)[0]
+        return self._apply([put], version, request_id)[0]
 
     def ingest(
         self,
@@ -526,7 +528,8 @@ class FeatureStore:
             Keys read in one transaction.
         """
         names = None if features is None else _names(features)
-        self._database.catalog().group(name)
+        plan, _ = self._database.plan(name)
+        plan.check_features(names or [])
         return Scan(self, name, names, after, page_size)
 
     # ── reading history ──────────────────────────────────────────────────────────────────────
@@ -795,9 +798,8 @@ class Scan:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for plan, rows, token in self._read():
             for key, data in rows:
-                found = reader.decode_found(plan, key, data, self._features, self._store._now_us())  # noqa: SLF001
-                if found.record is not None:
-                    yield found.record
+                event_time_us = read_header(data).event_time_us
+                yield plan.record(plan.parts(key), event_time_us, data, self._features)
             self.token = token
 
     def pages(self) -> Iterator[pa.Table]:

@@ -94,6 +94,7 @@ def _run_share(options: argparse.Namespace) -> int:
                 stateful_step_count=options.steps,
                 deadline=None,
                 database=None,
+                report_multiple_bugs=False,
                 print_blob=True,
                 # `explain` reruns a failure hundreds of times; the steps say it well enough.
                 phases=(Phase.generate, Phase.shrink),

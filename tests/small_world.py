@@ -7,7 +7,7 @@ boundary are common in it, not rare.  The groups differ in what can go wrong:
 ``plain``     one text key, no ttl             int and text features; gains features
 ``brief``     key of two texts, ttl of 10 min  floats (nan, -0.0) and lists; keys that a careless
                                                joining of texts would mix up
-``fleeting``  int key, refuses the future      dropped, and created again under its own name
+``fleeting``  int key, max_future of 3 min     dropped, and created again under its own name
 ============  ===============================  ====================================================
 """
 
@@ -61,7 +61,7 @@ def new_groups() -> dict[str, Group]:
 def new_fleeting() -> Group:
     """Return the definition of the group that comes and goes."""
     features = {"k": "int64", "at": "timestamp", "b": "bool"}
-    return Group("fleeting", ("k",), "at", features, max_future_us=0)
+    return Group("fleeting", ("k",), "at", features, max_future_us=3 * MINUTE)
 
 
 # ── what is drawn ────────────────────────────────────────────────────────────────────────────

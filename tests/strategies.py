@@ -50,7 +50,7 @@ def scalar_dtypes() -> st.SearchStrategy[DType]:
 
 
 def key_dtypes() -> st.SearchStrategy[DType]:
-    """Types that can identify a record."""
+    """Draw types that can identify a record."""
     return st.sampled_from(KEY_DTYPES)
 
 
@@ -68,7 +68,7 @@ def vector_dtypes() -> st.SearchStrategy[DType]:
 
 
 def dtypes() -> st.SearchStrategy[DType]:
-    """Every type of feature."""
+    """Draw from every type of feature."""
     return st.one_of(scalar_dtypes(), list_dtypes(), vector_dtypes())
 
 
@@ -76,23 +76,21 @@ def dtypes() -> st.SearchStrategy[DType]:
 
 
 def values_of(dtype: DType) -> st.SearchStrategy[Any]:
-    """Values of a type, never None, as `to_python` gives them."""
+    """Draw values of a type, never None, as `to_python` gives them."""
     if dtype.kind == "list":
         return st.lists(nullable(dtype.element), max_size=5)
     if dtype.kind == "vector":
-        return st.lists(
-            values_of(dtype.element), min_size=dtype.length, max_size=dtype.length
-        )
+        return st.lists(values_of(dtype.element), min_size=dtype.length, max_size=dtype.length)
     return st.one_of(st.sampled_from(_edges_of(dtype)), _ordinary(dtype))
 
 
 def nullable(dtype: DType) -> st.SearchStrategy[Any]:
-    """Values of a type, or None."""
+    """Draw values of a type, or None."""
     return st.none() | values_of(dtype)
 
 
 def columns_of(dtype: DType, *, size: int | None = None) -> st.SearchStrategy[list[Any]]:
-    """Lists of values and nulls: a column, empty ones included."""
+    """Draw lists of values and nulls: a column, empty ones included."""
     low, high = (0, 8) if size is None else (size, size)
     return st.lists(nullable(dtype), min_size=low, max_size=high)
 
@@ -134,7 +132,7 @@ def _ordinary(dtype: DType) -> st.SearchStrategy[Any]:
 def moments(
     low: datetime = MOMENTS[0], high: datetime = MOMENTS[-1]
 ) -> st.SearchStrategy[datetime]:
-    """Aware datetimes in UTC."""
+    """Draw aware datetimes in UTC."""
     microsecond = timedelta(microseconds=1)
     return st.integers(0, (high - low) // microsecond).map(lambda us: low + us * microsecond)
 
@@ -143,7 +141,7 @@ def moments(
 
 
 def names() -> st.SearchStrategy[str]:
-    """Names a feature may have, the longest and the strangest included."""
+    """Draw names a feature may have, the longest and the strangest included."""
     return (
         st.text(NAME_LETTERS, min_size=1, max_size=12)
         | st.text(NAME_LETTERS, min_size=64, max_size=64)
@@ -159,7 +157,7 @@ def groups(
     values_max: int = 6,
     versions_max: int = 3,
 ) -> FeatureGroup:
-    """Feature groups: composite keys, every type of value, schemas that have grown."""
+    """Draw feature groups: composite keys, every type of value, schemas that have grown."""
     keys = draw(st.lists(key_dtypes(), min_size=1, max_size=3))
     values = draw(st.lists(dtypes(), max_size=values_max))
     columns = [*keys, SCALARS["timestamp"], *values]
@@ -182,13 +180,13 @@ def groups(
 
 
 def keys_of(group: FeatureGroup) -> st.SearchStrategy[tuple[Any, ...]]:
-    """Record identifiers of a group, in the order of its key."""
+    """Draw record identifiers of a group, in the order of its key."""
     return st.tuples(*(values_of(feature.dtype) for feature in group.key_features))
 
 
 @st.composite
 def rows_of(draw: st.DrawFn, group: FeatureGroup) -> dict[str, Any]:
-    """Records of a group as users give them: any value feature may be None, or left out."""
+    """Draw a record as users give it: any value feature may be None, or left out."""
     key = draw(keys_of(group))
     row = dict(zip(group.record_identifier, key, strict=True))
     row[group.event_time] = draw(values_of(group.event_time_feature.dtype))

@@ -39,10 +39,19 @@ def test_every_wrapping_comes_off(wrapped: pa.Array) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.int8(), pa.dictionary(pa.int8(), pa.int8()), pa.list_(pa.int8()), pa.null()], ids=str
+    "kind",
+    [pa.int8(), pa.dictionary(pa.int8(), pa.int8()), pa.list_(pa.int8()), pa.null()],
+    ids=str,
 )
 def test_no_chunks_are_no_rows(kind: pa.DataType) -> None:
     assert len(plain_array(pa.chunked_array([], kind))) == 0
+
+
+def test_dictionaries_that_do_not_fit_into_one() -> None:
+    kind = pa.dictionary(pa.int8(), pa.string())
+    texts = [[f"{letter}{n}" for n in range(100)] for letter in "ab"]
+    chunks = pa.chunked_array([pa.array(chunk).dictionary_encode().cast(kind) for chunk in texts])
+    assert plain_array(chunks).to_pylist() == [*texts[0], *texts[1]]
 
 
 def test_what_is_plain_is_not_copied() -> None:

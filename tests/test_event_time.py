@@ -81,7 +81,7 @@ def by_rows(array: pa.Array, **options: object) -> tuple[list[int | None], list[
 
 
 def assert_column_as_rows(array: pa.Array, rows: pa.Array | None = None, **options: object) -> None:
-    """The whole-column path says what the one-value path says, of good rows and of bad ones."""
+    """Hold the whole-column path to the one-value path, for good rows and for bad ones."""
     expected, bad = by_rows(array if rows is None else rows, **options)
     if not bad:
         assert column_us(array, **options) == expected
@@ -116,6 +116,14 @@ def test_text_and_datetime_and_back_are_one(us: int) -> None:
     assert to_us(format_us(us)) == us
     assert to_datetime(us).tzinfo is UTC
     assert to_us(moment(us).isoformat(" ")) == us
+
+
+def test_an_aware_datetime_may_lie_outside_the_years_of_utc() -> None:
+    east, west = timezone(timedelta(hours=1)), timezone(timedelta(hours=-1))
+    assert "outside the years" in reason(datetime.min.replace(tzinfo=east))
+    assert "outside the years" in reason(datetime.max.replace(tzinfo=west))
+    assert to_us(datetime.min.replace(tzinfo=west)) == MIN_US + duration_us("1h")
+    assert to_us(datetime.max.replace(tzinfo=east)) == MAX_US - duration_us("1h")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +196,11 @@ def test_text_that_is_no_moment(text: str) -> None:
 def test_a_column_of_text_is_its_rows(texts: list[str | None], tz: str | None) -> None:
     array = pa.array(texts, pa.string())
     assert_column_as_rows(array, tz=tz)
-    assert_column_as_rows(pa.chunked_array([array, array.dictionary_encode().cast(pa.string())]),
-                          pa.array(texts * 2, pa.string()), tz=tz)
+    assert_column_as_rows(
+        pa.chunked_array([array, array.dictionary_encode().cast(pa.string())]),
+        pa.array(texts * 2, pa.string()),
+        tz=tz,
+    )
 
 
 @pytest.mark.parametrize(
@@ -311,7 +322,7 @@ def test_a_naive_column_is_its_rows(times: list[datetime | None], tz: str | tzin
 @pytest.mark.parametrize("tz", ZONES)
 def test_a_day_on_which_clocks_change_is_read_hour_by_hour(tz: str) -> None:
     """Every half hour of the years around changes: the shortcut for quiet days must not leak."""
-    start = datetime(2011, 1, 1)  # noqa: DTZ001
+    start = datetime(2011, 1, 1)  # noqa: DTZ001 - a local clock's
     half_hours = pa.array([start + timedelta(minutes=30 * n) for n in range(48 * 366)])
     expected, bad = by_rows(half_hours, tz=tz)
     refused = et.Refused()
@@ -376,6 +387,9 @@ def test_a_decimal_is_exact(number: Decimal, unit: str) -> None:
 @example(253402300799.99997, "s")
 @example(8589934592.000001, "s")
 @example(8589934591.999999, "s")
+@example(9320443499.516869, "s")  # two numbers of microseconds are this one double
+@example(1_500.0, "ns")
+@example(-1.0, "ns")
 def test_a_float_is_the_decimal_it_shows(number: float, unit: str) -> None:
     assert to_us_or_none(number, unit) == to_us_or_none(Decimal(repr(number)), unit)
     assert to_us_or_none(np.float64(number), unit) == to_us_or_none(number, unit)
@@ -420,7 +434,9 @@ def test_the_smallest_nanosecond_does_not_wrap() -> None:
     assert column_us(smallest) == [-(2**63) // 1_000]
 
 
-@given(st.integers(-(2**63) + 1, 2**63 - 1), st.sampled_from(["h", "m", "s", "ms", "us", "ps", "as"]))
+@given(
+    st.integers(-(2**63) + 1, 2**63 - 1), st.sampled_from(["h", "m", "s", "ms", "us", "ps", "as"])
+)
 @example(1, "as")
 @example(-1, "as")
 def test_every_unit_of_numpy(count: int, unit: str) -> None:
@@ -482,8 +498,10 @@ def test_a_subclass_of_datetime_is_a_datetime() -> None:
     ],
 )
 def test_a_column_whose_type_is_no_moment(array: pa.Array, words: str) -> None:
-    with pytest.raises(InvalidEventTime, match=f"time_hour: .*{words}") as caught:
+    with pytest.raises(InvalidEventTime) as caught:
         column_to_us(array, what="time_hour")
+    assert str(caught.value).startswith("time_hour: ")
+    assert words in str(caught.value)
     assert caught.value.rows == []
 
 
@@ -536,11 +554,11 @@ def test_durations(text: str | timedelta, expected: int) -> None:
 @pytest.mark.parametrize(
     "value",
     ["", " ", "90", "s", "-1h", "1.5h", "1h1h", "1m1h", "1 year", "1M", "1H", "1h,", "١h",
-     90, 1.5, None, True, timedelta(microseconds=-1), timedelta.max, "9999999999999w",
+     90, 1.5, None, True, timedelta(microseconds=-1), timedelta.max, "9999999999999w", "530000w",
      np.timedelta64(1, "s"), "1h" * 5_000],
 )  # fmt: skip
 def test_what_is_no_duration(value: object) -> None:
-    with pytest.raises(InvalidInput, match="^max_age: ") as caught:
+    with pytest.raises(InvalidInput, match=r"^max_age: ") as caught:
         duration_us(value, what="max_age")
     assert len(str(caught.value)) < 300
 

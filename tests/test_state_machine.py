@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 
 import featurestore as fs
 from featurestore.engine import ingest as engine_ingest
+from featurestore.engine import staging
 from featurestore.storage import parquet
 from tests import agreement
 from tests.model import (
@@ -75,7 +76,7 @@ def taken_by(way: str) -> Iterator[None]:
     slice_rows = 2 if way == "sliced" else 1 << 20
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_ingest, "JOURNAL_ROWS_MAX", 0)
-        patch.setattr(engine_ingest, "SLICE_ROWS", slice_rows)
+        patch.setattr(staging, "SLICE_ROWS", slice_rows)
         patch.setattr(parquet, "ROW_GROUP_ROWS", slice_rows)
         yield
 
@@ -128,13 +129,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.verify() == []
         self.store.close()
         self.store = None
-
-    @rule()
-    def reopen(self) -> None:
-        """Close the store and open it again."""
-        self.count("reopen")
-        self._close()
-        self._open()
 
     def teardown(self) -> None:
         """Ask everything once more, verify, and clear away."""
@@ -309,52 +303,49 @@ class StoreMachine(RuleBasedStateMachine):
             assert same == [p for p in ordered if (p.key, p.event_time_us) == (key, event_time_us)]
         return ordered
 
-    # ── time passes, files move, the schema grows ────────────────────────────────────────────
+    # ── time passes, files move, definitions change ──────────────────────────────────────────
 
-    @rule(ahead=st.sampled_from([1, SECOND, MINUTE, 3 * MINUTE, 10 * MINUTE, 25 * HOUR]))
-    def clock_runs(self, ahead: int) -> None:
-        """Time passes."""
-        self.count("clock forwards")
-        self.clock_us += ahead
+    @rule(
+        by=st.sampled_from([1, SECOND, MINUTE, 3 * MINUTE, 10 * MINUTE, 25 * HOUR])
+        | st.sampled_from([-1, -SECOND, -2 * MINUTE, -HOUR])
+    )
+    def clock_moves(self, by: int) -> None:
+        """Let time pass, or set the clock back; write times must not follow it back."""
+        self.count("clock forwards" if by > 0 else "clock backwards")
+        self.clock_us += by
 
-    @rule(back=st.sampled_from([1, SECOND, 2 * MINUTE, HOUR]))
-    def clock_jumps_back(self, back: int) -> None:
-        """Set the clock back; write times must not follow."""
-        self.count("clock backwards")
-        self.clock_us -= back
+    @rule(
+        chore=st.sampled_from(["flush", "flush", "compact", "compact", "reopen"]),
+        name=st.sampled_from([None, None, "plain", "brief"]),
+    )
+    def upkeep(self, chore: str, name: str | None) -> None:
+        """Move the journal into files, merge files into cells, or close and open again."""
+        self.count(chore)
+        if chore == "reopen":
+            self._close()
+            self._open()
+        elif chore == "flush":
+            self.store.flush(name)
+        else:
+            self.store.compact(name)
 
-    @rule(name=st.sampled_from([None, "plain", "brief"]))
-    def flush(self, name: str | None) -> None:
-        """Move the journal into files."""
-        self.count("flush")
-        self.store.flush(name)
-
-    @rule(name=st.sampled_from([None, "plain", "brief"]))
-    def compact(self, name: str | None) -> None:
-        """Merge files into cells."""
-        self.count("compact")
-        self.store.compact(name)
-
-    @precondition(lambda self: self.model.groups["plain"].version < 4)
-    @rule(dtype=st.sampled_from(sorted(VALUES)))
-    def add_feature(self, dtype: str) -> None:
-        """Add a feature; what was written before has none of it."""
-        self.count("add feature")
+    @rule(dtype=st.sampled_from([None, *sorted(VALUES)]))
+    def definitions_change(self, dtype: str | None) -> None:
+        """Add a feature, null in what was written before; or drop a group and begin it again."""
         group = self.model.groups["plain"]
-        name = f"extra{group.version}"
-        self.store.update_feature_group("plain", add_features={name: dtype})
-        group.features[name] = dtype
-        group.version += 1
-
-    @rule()
-    def drop_and_create_again(self) -> None:
-        """Delete a group; one of the same name begins empty."""
-        self.count("drop and create")
-        self.store.delete_feature_group("fleeting")
-        self.model.groups["fleeting"] = new_fleeting()
-        agreement.create(self.store, self.model.groups["fleeting"])
-        # What an id of the group that is gone would mean now is not promised.
-        self.sent = [s for s in self.sent if all(w.group != "fleeting" for w in s[1])]
+        if dtype is not None and group.version < 4:
+            self.count("add feature")
+            name = f"extra{group.version}"
+            self.store.update_feature_group("plain", add_features={name: dtype})
+            group.features[name] = dtype
+            group.version += 1
+        elif dtype is None:
+            self.count("drop and create")
+            self.store.delete_feature_group("fleeting")
+            self.model.groups["fleeting"] = new_fleeting()
+            agreement.create(self.store, self.model.groups["fleeting"])
+            # What an id of the group that is gone would mean now is not promised.
+            self.sent = [s for s in self.sent if all(w.group != "fleeting" for w in s[1])]
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
 
@@ -365,16 +356,11 @@ class StoreMachine(RuleBasedStateMachine):
             agreement.online(self.store, self.model, self.clock_us)
 
     @rule(page_size=st.integers(1, 4))
-    def ask_batch_and_scan(self, page_size: int) -> None:
-        """Ask for everything at once."""
-        self.count("batch and scan")
+    def ask_everything_at_once(self, page_size: int) -> None:
+        """Ask for all keys in one batch, by a paged scan, and by the SQL views."""
+        self.count("batch, scan and sql")
         agreement.batch(self.store, self.model, self.clock_us)
         agreement.scan(self.store, self.model, self.clock_us, page_size)
-
-    @rule()
-    def ask_sql(self) -> None:
-        """Ask for the three views of every group."""
-        self.count("sql")
         agreement.views(self.store, self.model, self.clock_us)
 
     @rule(

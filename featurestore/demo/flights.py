@@ -52,6 +52,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 MOMENT = pa.timestamp("us", tz="UTC")
 
 ASKED_BEFORE = timedelta(hours=2)  # the question is put this long before the scheduled departure
+PUBLISHED_AFTER = timedelta(hours=1)  # weather is known this long after the hour it is of
 LATE_MINUTES = 15  # a flight is late when it arrives more than this after its time
 
 
@@ -74,14 +75,20 @@ class Year:
         return last
 
     def between(self, start: datetime, end: datetime) -> Year:
-        """Return the part scheduled, or observed, in ``start <= time < end``."""
+        """Return the flights scheduled in ``start <= time < end``, and the weather then.
 
-        def part(table: pa.Table, column: str) -> pa.Table:
+        Weather not yet published at ``end`` is left out, as a store of that time would not have it.
+        """
+
+        def part(table: pa.Table, column: str, end: datetime) -> pa.Table:
             since = pc.greater_equal(table[column], pa.scalar(start, MOMENT))
             return table.filter(pc.and_(since, pc.less(table[column], pa.scalar(end, MOMENT))))
 
-        flights = part(self.flights, "scheduled_departure")
-        return Year(flights, part(self.weather, "time_hour"), self.planes)
+        return Year(
+            flights=part(self.flights, "scheduled_departure", end),
+            weather=part(self.weather, "time_hour", end - PUBLISHED_AFTER),
+            planes=self.planes,
+        )
 
 
 def read() -> Year:

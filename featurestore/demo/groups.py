@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 import featurestore as fs
-from featurestore.demo.flights import MOMENT, Year
+from featurestore.demo.flights import MOMENT, PUBLISHED_AFTER, Year
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -132,7 +132,7 @@ VIEW = "late_flights"
 LOOKUPS = [
     fs.FeatureLookup("plane_state", ["dep_delay"], prefix="plane_", max_age="12h"),
     fs.FeatureLookup("plane_info", ["built", "seats"]),
-    fs.FeatureLookup("origin_weather", delay="1h", max_age="3h"),
+    fs.FeatureLookup("origin_weather", delay=PUBLISHED_AFTER, max_age="3h"),
     fs.FeatureLookup("origin_delays", max_age="3h"),
     fs.FeatureLookup("carrier_delays", max_age="6h"),
 ]

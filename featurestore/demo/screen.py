@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
+from rich.box import ROUNDED, SIMPLE_HEAD
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
@@ -155,11 +155,11 @@ def cell(value: object) -> str:
 def scores_table(scores: list[Score]) -> Table:
     """Return the table that the demo is about: what was promised, and what was delivered."""
     best = max(score.served for score in scores)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=ROUNDED)
     table.add_column("the model knows")
     table.add_column("join")
-    table.add_column("validation AUC", justify="right")
-    table.add_column("served AUC", justify="right")
+    table.add_column("validation", justify="right")
+    table.add_column("served", justify="right")
     for score in scores:
         broken = score.validation > score.served
         style = "red" if broken else "bold green" if score.served == best else ""

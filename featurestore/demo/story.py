@@ -72,8 +72,9 @@ def tell(
         Flights scheduled before it train, those from it on test.
     """
     records, added = fill(store, year, show)
-    with show.step("sql: delays of each airport", year.flights.num_rows):
+    with show.step("sql: mean delay of each airport") as (step, _):
         delays = store.sql(DELAYS_BY_AIRPORT)
+        step.rows = pc.sum(delays["departures"]).as_py()
     planes = store.sql(PLANES)
     agreeing = serve(store, planes, year.end(), show)
 
@@ -85,26 +86,15 @@ def tell(
         faults = store.verify()
 
     last_to_leave = planes["tailnum"][0].as_py()
-    record = store.get_record("plane_state", last_to_leave)
-    show.answer(
-        f'store.get_record("plane_state", "{last_to_leave}")',
-        screen.rows_table(pa.Table.from_pylist([record])),
-    )
+    record = pa.Table.from_pylist([store.get_record("plane_state", last_to_leave)])
+    show.answer(f'store.get_record("plane_state", "{last_to_leave}")', screen.rows_table(record))
     show.answer(f'store.sql("{DELAYS_BY_AIRPORT}")', screen.rows_table(delays))
-    tests = pc.sum(tested).as_py()
-    show.answer(
-        f"Trained on {labels.num_rows - tests:,} flights before {test_from:%-d %B %Y}, "
-        f"tested on {tests:,} since",
-        screen.scores_table(scores),
-    )
+    show.answer(split_in_words(tested, test_from), screen.scores_table(scores))
     show.paragraph(MORAL)
-    never_arrived = year.flights.num_rows - labels.num_rows
-    late = pc.mean(labels["late"].cast(pa.int64())).as_py()
     show.paragraph(
-        f"Of {year.flights.num_rows:,} flights {never_arrived:,} never arrived (cancelled or "
-        f"diverted) and have no label; of the others {late:.1%} were late. Asked now for "
-        f"{planes.num_rows:,} planes, the online store and the join agree on {agreeing:,}. "
-        f"verify finds {len(faults) or 'no'} faults."
+        f"{labels_in_words(year, labels)} {records:,} records take {megabytes(store):.0f} MB. "
+        f"Online store and join agree on {agreeing:,} of {planes.num_rows:,} planes; verify finds "
+        f"{len(faults) or 'no'} faults."
     )
     return Outcome(scores, show.steps, added, planes.num_rows, agreeing, len(faults))
 
@@ -180,3 +170,31 @@ def compare(
             Score(knows, join, *models.train_and_score(features, training_set, right, tested))
             for knows, join, features, training_set in trials
         ]
+
+
+# ── in words ─────────────────────────────────────────────────────────────────────────────────
+
+
+def split_in_words(tested: pa.ChunkedArray, test_from: datetime) -> str:
+    """Say what the table of scores is about."""
+    tests = pc.sum(tested).as_py()
+    return (
+        f"AUC, trained on {len(tested) - tests:,} flights before {test_from:%-d %B %Y}, "
+        f"tested on {tests:,} since"
+    )
+
+
+def labels_in_words(year: flights.Year, labels: pa.Table) -> str:
+    """Say which flights the question was asked of."""
+    rows = year.flights.num_rows
+    late = pc.mean(labels["late"].cast(pa.int64())).as_py()
+    return (
+        f"Of {rows:,} flights {rows - labels.num_rows:,} never arrived (cancelled or diverted) and "
+        f"have no label; {late:.1%} of the others were late."
+    )
+
+
+def megabytes(store: FeatureStore) -> float:
+    """Return the room the store takes: history and the transactional part."""
+    size = store.stat()
+    return float(size["history_bytes"] + size["engine_bytes"]) / 1e6

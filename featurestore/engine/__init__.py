@@ -3,6 +3,7 @@
 ::
 
     database        a store's folder: opens it, owns every resource, hands out snapshots
+    plan            a group's definition, compiled for requests
     snapshot        one moment of some groups: files pinned, journal tail decoded
     writer          the one thread that owns write transactions; group commit; put, delete, write
     records, rows   single records and whole tables, checked and brought to their exact types

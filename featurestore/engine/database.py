@@ -18,12 +18,11 @@ import contextlib
 import os
 import threading
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.encoding.keys import KeyHash
-from featurestore.encoding.values import RecordCodec
+from featurestore.engine.plan import Plan
 from featurestore.engine.snapshot import GroupSnapshot, Pin
 from featurestore.engine.writer import Writer, apply_all
 from featurestore.errors import InvalidInput, NotAStore, ReadOnlyStore, StoreClosed
@@ -33,7 +32,6 @@ from featurestore.storage.environment import DURABILITIES, QUOTA_BYTES, Environm
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from featurestore.dtypes import DType
     from featurestore.engine.writer import Commit, Outcome, Put
     from featurestore.schema import FeatureGroup
     from featurestore.storage.catalog import Catalog
@@ -45,13 +43,13 @@ _shared: dict[tuple[int, int], Database] = {}
 _shared_lock = threading.RLock()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a request on a group needs, compiled once per version of its definition."""
+class _Known:
+    """The catalog at one version, and the plans compiled from it."""
 
-    group: FeatureGroup
-    codec: RecordCodec
-    key_dtypes: tuple[DType, ...]
+    def __init__(self, row: bytes | None, parsed: Catalog) -> None:
+        self.row = row
+        self.catalog = parsed
+        self.plans: dict[str, Plan] = {}
 
 
 class Database:
@@ -67,8 +65,7 @@ class Database:
         self.pid = os.getpid()
         self._writer: Writer | None = None
         self._owner: files.FileLock | None = None
-        self._catalog: Catalog | None = None
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._known: _Known | None = None
         self._files: dict[int, tuple[int, list[FileEntry]]] = {}
         self._guard = threading.Lock()
         self.closed = False
@@ -159,27 +156,43 @@ class Database:
         with self.env.read() as txn:
             yield txn
 
+    def begin_read(self) -> Transaction:
+        """Begin a read transaction that the caller must abort; the fastest way to one lookup."""
+        if self.closed:
+            self._require_open()
+        return self.env.begin_read()
+
+    def _known_at(self, txn: Transaction) -> _Known:
+        row = txn.get(catalog.VERSION, db=self.env.meta)
+        known = self._known
+        if known is None or known.row != row:
+            known = self._known = _Known(row, catalog.load(self.env, txn))
+        return known
+
     def catalog_at(self, txn: Transaction) -> Catalog:
         """Return the catalog at a transaction's moment."""
-        known = self._catalog
-        if known is None or known.version != catalog.version(self.env, txn):
-            known = catalog.load(self.env, txn)
-            self._catalog = known
-        return known
+        return self._known_at(txn).catalog
 
     def catalog(self) -> Catalog:
         """Return the catalog now."""
         with self.read() as txn:
-            return self.catalog_at(txn)
+            return self._known_at(txn).catalog
 
-    def plan(self, group: FeatureGroup) -> Plan:
-        """Return the compiled plan of a group's definition."""
-        key = (group.id, group.version)
-        plan = self._plans.get(key)
-        if plan is None or plan.group is not group:
-            dtypes = tuple(feature.dtype for feature in group.key_features)
-            plan = self._plans[key] = Plan(group, RecordCodec(group), dtypes)
+    def plan_at(self, txn: Transaction, name: str) -> Plan:
+        """Return the plan of a group at a transaction's moment."""
+        known = self._known_at(txn)
+        plan = known.plans.get(name)
+        if plan is None:
+            plan = known.plans[name] = Plan(known.catalog.group(name))
         return plan
+
+    def plan(self, name: str) -> tuple[Plan, int]:
+        """Return the plan of a group now, and the catalog version it was made from."""
+        txn = self.begin_read()
+        try:
+            return self.plan_at(txn, name), self.catalog_at(txn).version
+        finally:
+            txn.abort()
 
     def files_at(self, txn: Transaction, group_id: int) -> list[FileEntry]:
         """Return a group's listed files at a transaction's moment."""

@@ -24,7 +24,8 @@ from featurestore.record import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from featurestore.engine.database import Database, Plan
+    from featurestore.engine.database import Database
+    from featurestore.engine.plan import Plan
     from featurestore.feature_view import FeatureLookup
 
 
@@ -68,7 +69,7 @@ def lookup_features(
         taken = () if single else frames.column_names(frame)
         columns = result_columns(lookups, groups, taken=taken)
         for lookup in lookups:
-            plan = database.plan(groups[lookup.group])
+            plan = database.plan_at(txn, lookup.group)
             require_online(plan.group)
             codes, keys = _keys(plan, lookup, frame)
             records = fetch(database, txn, plan, keys)

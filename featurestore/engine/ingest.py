@@ -27,7 +27,8 @@ from featurestore.record import STORE_OFFLINE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from featurestore.engine.database import Database, Plan
+    from featurestore.engine.database import Database
+    from featurestore.engine.plan import Plan
 
 __all__ = ["Counts", "Options", "ingest"]
 
@@ -37,7 +38,7 @@ JOURNAL_ROWS_MAX = 4096
 
 def ingest(database: Database, name: str, data: Any, options: Options) -> Counts:
     """Ingest data of any supported shape into a group; see :mod:`featurestore.engine.sources`."""
-    plan = database.plan(database.catalog().group(name))
+    plan, _ = database.plan(name)
     total = Counts()
     tables = sources.tables_of(data, lambda rows: table_of_dicts(plan, rows, options))
     if options.atomic:

@@ -46,7 +46,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.dtypes import cast_column
-from featurestore.encoding.columns import encode_keys
+from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.engine import frames
 from featurestore.engine.key_index import KeyIndex
 from featurestore.errors import (
@@ -145,8 +145,9 @@ def join(
         ]
         sources = _sources(snapshot, searches, every_status=with_status)
         _match(sources, searches, snapshot, by_write_time=known == "write_time")
-        _gather(sources, searches, snapshot.tail)
-        answers |= {search.role: search.answer(label_us) for search in searches}
+        _gather(sources, searches)
+        history = history_schema(snapshot.group)
+        answers |= {search.role: search.answer(label_us, history) for search in searches}
     return _beside(frame, {column: take(answers[role]) for column, role, take in plan.columns})
 
 
@@ -312,8 +313,10 @@ class _Bounds:
             time_us, max_age_us = search.labels.time_us, search.role.max_age_us
             newest.append(int(time_us.max()) - search.role.delay_us)
             # A record over age gives nulls, and so does none: they differ in their status only.
-            young = max_age_us is not None and not every_status
-            oldest.append(int(time_us.min()) - (max_age_us or 0) if young else MIN_US)
+            if max_age_us is None or every_status:
+                oldest.append(MIN_US)
+            else:
+                oldest.append(int(time_us.min()) - max_age_us)
         hashes = [_hashes(s.index, snapshot.group, snapshot.key_hash) for s in searches]
         known = [h for h in hashes if h is not None]
         return cls(
@@ -353,10 +356,12 @@ def _sources(
     searches = [search for search in searches if search.labels.time_us.size]
     if not searches:
         return []
-    bounds = _Bounds.of(snapshot, searches, every_status=every_status)
     found: list[_Source] = []
     first = 0
-    for entry in filter(bounds.admit, snapshot.files):
+    files = snapshot.files
+    if files:
+        files = list(filter(_Bounds.of(snapshot, searches, every_status=every_status).admit, files))
+    for entry in files:
         found.append(_Source(first, entry.visible_rows, partial(snapshot.read, entry)))
         first += entry.visible_rows
     if snapshot.tail.num_rows:
@@ -375,7 +380,7 @@ class _Search:
         self.features = features
         self.index = index
         self.labels = asof_prepare(index.codes, label_us, index.size)
-        self._pieces: list[pa.Table] = []
+        self._pieces: list[pa.RecordBatch] = []
 
     def update(
         self,
@@ -403,17 +408,24 @@ class _Search:
         return self.rows[low:high] - source.first
 
     def take(self, table: pa.Table, rows: Int64) -> None:
-        """Keep these rows of a source; sources must come in order."""
-        self._pieces.append(table.select(self.needed).take(pa.array(rows)))
+        """Keep these rows, ascending, of a source; sources must come in order."""
+        # Batch by batch: to take from a column as a whole, Arrow may first make one chunk of it,
+        # and a chunk of text ends at 2 GiB.
+        first = 0
+        for batch in table.select(self.needed).to_batches():
+            low, high = np.searchsorted(rows, (first, first + batch.num_rows))
+            self._pieces.append(batch.take(pa.array(rows[low:high] - first)))
+            first += batch.num_rows
 
     @property
     def needed(self) -> list[str]:
         """Columns that the answer is made of."""
         return [EXPIRES_AT, IS_DELETED, *self.features]
 
-    def answer(self, label_us: Int64) -> _Answer:
+    def answer(self, label_us: Int64, history: pa.Schema) -> _Answer:
         """Judge every label by the row found for it."""
-        taken = pa.concat_tables(self._pieces)
+        schema = pa.schema([history.field(name) for name in self.needed])
+        taken = pa.Table.from_batches(self._pieces, schema)
         clock_us = label_us[self.answered]
         age_us = clock_us - self.event_us  # both are within the years 1 to 9999
         status = np.full(self.answered.size, _PRESENT, np.int8)
@@ -472,10 +484,8 @@ def _stretches(sources: Sequence[_Source], columns: list[str]) -> Iterator[tuple
             first, tables, rows = first + rows, [], 0
 
 
-def _gather(sources: Sequence[_Source], searches: Sequence[_Search], like: pa.Table) -> None:
+def _gather(sources: Sequence[_Source], searches: Sequence[_Search]) -> None:
     """Fetch the rows found: read what is asked for, of sources that have any."""
-    for search in searches:
-        search.take(like, np.empty(0, np.int64))  # so that no row at all still has types
     for source in sources:
         asking = [(search, rows) for search in searches if (rows := search.rows_in(source)).size]
         if not asking:
@@ -513,7 +523,7 @@ class _Answer:
 
     def feature(self, name: str) -> pa.ChunkedArray:
         """Return a feature."""
-        return self.taken.column(name).take(self.place)
+        return _take(self.taken.column(name), self.place)
 
     def status_names(self) -> pa.ChunkedArray:
         """Return the status by name."""
@@ -526,6 +536,35 @@ class _Answer:
     def ages(self) -> pa.ChunkedArray:
         """Return how old the row found was at the label's time."""
         return pa.chunked_array([self.age_us.view(pa.duration("us"))])
+
+
+def _take(column: pa.ChunkedArray, place: pa.Array) -> pa.ChunkedArray:
+    """Return ``column.take(place)``, also when it is more text than a chunk holds, which is 2 GiB."""
+    try:
+        return column.take(place)
+    except pa.ArrowInvalid:
+        return _take_much(column, place)
+
+
+def _take_much(column: pa.ChunkedArray, place: pa.Array) -> pa.ChunkedArray:
+    """Take by way of the type's wide sibling, then cut the result into chunks that fit."""
+    wide = column.cast(_wide(column.type)).take(place)
+    fitting: list[pa.Array] = []
+    rest = list(reversed(wide.chunks))
+    while rest:
+        chunk = rest.pop()
+        try:
+            fitting.append(chunk.cast(column.type))
+        except pa.ArrowInvalid:
+            half = len(chunk) // 2
+            rest += [chunk.slice(half), chunk.slice(0, half)]
+    return pa.chunked_array(fitting, column.type)
+
+
+def _wide(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.large_list(_wide(kind.value_type))
+    return {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(kind, kind)
 
 
 # What FeatureLookup.status_columns names.

@@ -20,18 +20,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from featurestore.dtypes import is_null
-from featurestore.encoding.keys import decode_key, encode_key
 from featurestore.encoding.values import Header, verify_record
-from featurestore.errors import InvalidInput, InvalidRecord, UnknownFeature, did_you_mean
-from featurestore.event_time import expired, to_datetime
+from featurestore.errors import InvalidInput
+from featurestore.event_time import expired
 from featurestore.record import FLAG_DELETED, FLAG_FENCE, Status
 from featurestore.storage import latest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from featurestore.engine.database import Database, Plan
+    from featurestore.engine.database import Database
+    from featurestore.engine.plan import Plan
     from featurestore.schema import FeatureGroup
     from featurestore.storage.environment import Transaction
 
@@ -53,54 +52,6 @@ def status_of(header: Header, clock_us: int) -> Status:
     return Status.PRESENT
 
 
-# ── keys as users give them ──────────────────────────────────────────────────────────────────
-
-
-def encode_user_key(plan: Plan, key: Any) -> bytes:
-    """Return key bytes of a scalar, a tuple in declared order, or a dict.
-
-    Raises
-    ------
-    InvalidRecord
-        Wrong number of parts, wrong type, or null.
-    """
-    names = plan.group.record_identifier
-    if isinstance(key, Mapping):
-        for name in key:
-            if name not in names:
-                raise UnknownFeature(
-                    f'"{name}" is no identifier of "{plan.group.name}"; its key is '
-                    f"({', '.join(names)}).{did_you_mean(str(name), names)}"
-                )
-        parts = [key.get(name) for name in names]
-    elif len(names) == 1:
-        parts = [key]
-    elif isinstance(key, (tuple, list)) and len(key) == len(names):
-        parts = list(key)
-    else:
-        raise InvalidRecord(
-            f'The key of "{plan.group.name}" has {len(names)} parts, ({", ".join(names)}); '
-            f"got {key!r}. Give a tuple in that order, or a dict."
-        )
-    checked = []
-    for name, dtype, part in zip(names, plan.key_dtypes, parts, strict=True):
-        if is_null(part):
-            raise InvalidRecord(f'"{name}" is part of the key of "{plan.group.name}"; it is null.')
-        checked.append(dtype.check(part, name))
-    return encode_key(checked, plan.key_dtypes)
-
-
-def user_key(plan: Plan, key: bytes) -> dict[str, Any]:
-    """Return key bytes as identifier features."""
-    physical = decode_key(key, plan.key_dtypes)
-    return {
-        name: dtype.to_python(value)
-        for name, dtype, value in zip(
-            plan.group.record_identifier, plan.key_dtypes, physical, strict=True
-        )
-    }
-
-
 def require_online(group: FeatureGroup) -> None:
     """Refuse a lookup in a group that keeps no latest records."""
     if not group.online:
@@ -116,43 +67,24 @@ def get(
     database: Database, name: str, key: Any, features: Sequence[str] | None, clock_us: int
 ) -> Found:
     """Look one key up; only the features asked for are decoded."""
-    with database.read() as txn:
-        plan = database.plan(database.catalog_at(txn).group(name))
+    env = database.env
+    txn = database.begin_read()
+    try:
+        plan = database.plan_at(txn, name)
         require_online(plan.group)
-        key_bytes = encode_user_key(plan, key)
-        group_id, key_hash = plan.group.id, database.key_hash(key_bytes)
-        data = latest.get(database.env, txn, group_id, key_hash, key_bytes)
-    return decode_found(plan, key_bytes, data, features, clock_us)
-
-
-def decode_found(
-    plan: Plan, key: bytes, data: bytes | None, features: Sequence[str] | None, clock_us: int
-) -> Found:
-    """Decode a record, or the lack of one, into an answer."""
+        key_bytes, parts = plan.key(key)
+        data = latest.get(env, txn, plan.group.id, database.key_hash(key_bytes), key_bytes)
+    finally:
+        txn.abort()
     if features is not None:
-        for feature in features:
-            plan.group.feature(feature)
+        plan.check_features(features)
     if data is None:
         return Found(Status.MISSING, None, None)
-    header = verify_record(data, key)
+    header = verify_record(data, key_bytes)
     status = status_of(header, clock_us)
     if status is not Status.PRESENT:
         return Found(status, header, None)
-    return Found(status, header, _record(plan, key, data, header, features))
-
-
-def _record(
-    plan: Plan, key: bytes, data: bytes, header: Header, features: Sequence[str] | None
-) -> dict[str, Any]:
-    group = plan.group
-    wanted = [f.name for f in group.features] if features is None else features
-    outside = {*group.record_identifier, group.event_time}
-    inside = None if features is None else [name for name in features if name not in outside]
-    values = plan.codec.decode(data, inside)
-    if features is None or len(inside or ()) < len(wanted):
-        values |= user_key(plan, key)
-        values[group.event_time] = to_datetime(header.event_time_us)
-    return {name: values[name] for name in wanted}
+    return Found(status, header, plan.record(parts, header.event_time_us, data, features))
 
 
 # ── many keys ────────────────────────────────────────────────────────────────────────────────
@@ -251,11 +183,10 @@ def batch_get(
     """
     fetched = []
     with database.read() as txn:
-        known = database.catalog_at(txn)
         for name, user_keys in requests.items():
-            plan = database.plan(known.group(name))
+            plan = database.plan_at(txn, name)
             require_online(plan.group)
-            keys = [encode_user_key(plan, key) for key in _several(name, user_keys)]
+            keys = [plan.key(key)[0] for key in _several(name, user_keys)]
             fetched.append((name, plan, keys, fetch(database, txn, plan, keys)))
     return {
         name: _answer_table(plan, columns_of(plan, keys, records, clock_us), features)
@@ -305,7 +236,7 @@ def scan_page(
         Where to go on; empty at the end.
     """
     with database.read() as txn:
-        plan = database.plan(database.catalog_at(txn).group(name))
+        plan = database.plan_at(txn, name)
         require_online(plan.group)
         page = list(latest.scan(database.env, txn, plan.group.id, after=after, limit=limit))
     rows = [

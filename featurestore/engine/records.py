@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.dtypes import is_null
 from featurestore.encoding.values import tombstone
-from featurestore.engine.reader import encode_user_key
 from featurestore.engine.writer import Put
 from featurestore.errors import InvalidEventTime, InvalidRecord, UnknownFeature, did_you_mean
 from featurestore.event_time import expires_at, format_us, to_us
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
 
     from featurestore.engine.database import Database
+    from featurestore.engine.plan import Plan
     from featurestore.schema import FeatureGroup
 
 BOTH_STORES = STORE_ONLINE | STORE_OFFLINE
@@ -33,7 +33,7 @@ BOTH_STORES = STORE_ONLINE | STORE_OFFLINE
 
 def prepare_put(
     database: Database,
-    group: FeatureGroup,
+    plan: Plan,
     record: Mapping[str, Any],
     now_us: int,
     *,
@@ -48,7 +48,7 @@ def prepare_put(
     InvalidRecord, InvalidEventTime, UnknownFeature
         With what is wrong with it.
     """
-    plan = database.plan(group)
+    group = plan.group
     if not isinstance(record, Mapping):
         raise InvalidRecord(f"A record is a dict of features; got {type(record).__name__}.")
     names = {feature.name for feature in group.features}
@@ -61,7 +61,7 @@ def prepare_put(
     for name in group.record_identifier:
         if is_null(record.get(name)):
             raise InvalidRecord(f'The record has no "{name}", an identifier of "{group.name}".')
-    key = encode_user_key(plan, {name: record[name] for name in group.record_identifier})
+    key, _ = plan.key({name: record[name] for name in group.record_identifier})
     values = {
         feature.name: feature.dtype.check(value, feature.name, tz=tz)
         for feature in group.value_features
@@ -79,7 +79,7 @@ def prepare_put(
 
 def prepare_delete(
     database: Database,
-    group: FeatureGroup,
+    plan: Plan,
     key: Any,
     event_time: Any,
     now_us: int,
@@ -88,6 +88,7 @@ def prepare_delete(
     tz: str | tzinfo | None = None,
 ) -> Put:
     """Return a tombstone, or a fence, ready to be committed; a delete is a record too."""
+    group = plan.group
     event_time_us = _event_time_us(group, event_time, now_us, tz)
     encoded = tombstone(
         schema_version=group.version,
@@ -95,7 +96,7 @@ def prepare_delete(
         stores=BOTH_STORES,
         flags=FLAG_DELETED | FLAG_HARD | FLAG_FENCE if hard else FLAG_DELETED,
     )
-    key_bytes = encode_user_key(database.plan(group), key)
+    key_bytes, _ = plan.key(key)
     return _put(database, group, key_bytes, encoded, (group.id, key_bytes, event_time_us, hard))
 
 

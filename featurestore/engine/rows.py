@@ -26,7 +26,8 @@ from featurestore.storage.parquet import as_int64
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from featurestore.engine.database import Database, Plan
+    from featurestore.engine.database import Database
+    from featurestore.engine.plan import Plan
     from featurestore.schema import Feature
 
     Int64s = np.ndarray[Any, np.dtype[np.int64]]

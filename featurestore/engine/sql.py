@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from featurestore.engine.plan import Plan
 from featurestore.engine.reader import latest_table
 from featurestore.engine.sql_session import quoted, session
 from featurestore.engine.sql_tables import tables_named
@@ -178,7 +179,7 @@ def snapshots_of(database: Database, clock_us: int, *, seq: int | None = None) -
 
 
 def _served(database: Database, snapshot: GroupSnapshot, clock_us: int) -> pa.Table:
-    plan = database.plan(snapshot.group)
+    plan = Plan(snapshot.group)
     return latest_table(plan, snapshot.latest_keys, snapshot.latest_records, clock_us)
 
 

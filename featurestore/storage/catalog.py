@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _U64 = struct.Struct(">Q")
 _U32 = struct.Struct(">I")
+#: The counter that moves with every change of the catalog.
+VERSION = b"catalog_version"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def bump(env: Environment, txn: Transaction, name: bytes) -> int:
 
 def version(env: Environment, txn: Transaction) -> int:
     """Return the catalog version at this moment."""
-    return counter(env, txn, b"catalog_version")
+    return counter(env, txn, VERSION)
 
 
 def load(env: Environment, txn: Transaction) -> Catalog:
@@ -97,14 +99,14 @@ def put_group(env: Environment, txn: Transaction, group: FeatureGroup) -> None:
     """Create or replace a group's definition."""
     row = json.dumps(group.to_json()).encode()
     txn.put(b"g" + _U32.pack(group.id), row, db=env.catalog)
-    bump(env, txn, b"catalog_version")
+    bump(env, txn, VERSION)
 
 
 def drop_group(env: Environment, txn: Transaction, group_id: int) -> None:
     """Make a group unknown; its data is removed later, in small steps."""
     txn.delete(b"g" + _U32.pack(group_id), db=env.catalog)
     txn.put(b"d" + _U32.pack(group_id), b"", db=env.catalog)
-    bump(env, txn, b"catalog_version")
+    bump(env, txn, VERSION)
 
 
 def dropped_groups(env: Environment, txn: Transaction) -> list[int]:
@@ -127,10 +129,10 @@ def forget_dropped(env: Environment, txn: Transaction, group_id: int) -> None:
 def put_view(env: Environment, txn: Transaction, name: str, definition: dict[str, Any]) -> None:
     """Create or replace a view."""
     txn.put(b"v" + name.encode(), json.dumps(definition).encode(), db=env.catalog)
-    bump(env, txn, b"catalog_version")
+    bump(env, txn, VERSION)
 
 
 def drop_view(env: Environment, txn: Transaction, name: str) -> None:
     """Remove a view."""
     txn.delete(b"v" + name.encode(), db=env.catalog)
-    bump(env, txn, b"catalog_version")
+    bump(env, txn, VERSION)

@@ -278,6 +278,23 @@ def test_mutated_records_fare_alike_on_both_roads(data: st.DataObject) -> None:
     same_outcome(group, bytes(record))
 
 
+@pytest.mark.parametrize("name", ALL_TYPES)
+def test_what_lies_under_a_null_is_not_looked_at(name: str) -> None:
+    group = group_of([name])
+    [record] = one_by_one(group, [{}])
+    record[56:64] = b"\x7f" * 8
+    same_outcome(group, bytes(record))
+    assert decode_records(group, [bytes(record)])["v0"].to_pylist() == [None]
+
+
+def test_a_value_does_not_reach_into_what_is_appended() -> None:
+    group = group_of(["string"])
+    [record] = one_by_one(group, [{"v0": "text"}])
+    record[60] = 16
+    with pytest.raises(CorruptStore, match="points outside"):
+        decode_records(group, [bytes(record) + b"a long key, appended"])
+
+
 @pytest.mark.parametrize(
     ("place", "value", "reason"),
     [

@@ -373,6 +373,21 @@ def test_damage_says_what_is_wrong(place: int, form: str, value: Any, reason: st
         RecordCodec(group).decode(with_crc(record))
 
 
+def test_a_value_does_not_reach_into_what_is_appended() -> None:
+    group = group_of(["string"])
+    record = bytearray(encode(group, {"v0": "text"}))
+    struct.pack_into("<II", record, 56, 64, 16)
+    with pytest.raises(CorruptStore, match="points outside"):
+        RecordCodec(group).decode(with_crc(record) + b"a long key, appended")
+
+
+def test_what_lies_under_a_null_is_not_looked_at() -> None:
+    group = group_of(["timestamp", "string"])
+    record = bytearray(encode(group, {}))
+    record[56:72] = b"\x7f" * 16
+    assert RecordCodec(group).decode(with_crc(record)) == {"v0": None, "v1": None}
+
+
 @pytest.mark.parametrize("count", [2**32 - 1, 2**31, 5])
 @pytest.mark.parametrize("name", SCALARS)
 def test_a_hostile_count_allocates_nothing(name: str, count: int) -> None:

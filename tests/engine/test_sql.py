@@ -23,7 +23,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.encoding.columns import encode_keys, history_schema
@@ -437,10 +437,9 @@ def test_every_type_comes_back_as_it_went_in(files: Files) -> None:
         "v": "vector<float32, 2>",
     }  # fmt: skip
     group = define("all", record_identifier="k", event_time="t", features=features, id=1)
-    rows = group.arrow_schema().empty_table().to_pylist()
     rows = [
-        {"k": 1, "t": at(0), "b": True, "f32": -0.0, "s": "a'\"\n", "y": b"\0x", "d": dt.date(1, 1, 1),
-         "l": [1, None], "ls": [at(1)], "v": [1.5, -2.0]},
+        {"k": 1, "t": at(0), "b": True, "f32": -0.0, "s": "a'\"\n", "y": b"\0x",
+         "d": dt.date(1, 1, 1), "l": [1, None], "ls": [at(1)], "v": [1.5, -2.0]},
         {"k": 2, "t": at(1)},
     ]  # fmt: skip
     data = pa.Table.from_pylist(rows, schema=group.arrow_schema())
@@ -649,7 +648,6 @@ def newest(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
     return sorted((r.origin, at(r.second), r.temp) for r in best.values() if not r.deleted)
 
 
-@settings(max_examples=40)
 @given(data=st.data(), bits=st.sampled_from([2, 64]))
 def test_views_are_what_the_rows_say(
     data: st.DataObject, bits: int, tmp_path_factory: pytest.TempPathFactory
@@ -734,11 +732,11 @@ def test_wrong_parameters(text: str, params: Any, says: str) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda data: pa.table(data),
-        lambda data: pa.record_batch(data),
+        pa.table,
+        pa.record_batch,
         lambda data: pa.table(data).to_reader(),
-        lambda data: pd.DataFrame(data),
-        lambda data: pl.DataFrame(data),
+        pd.DataFrame,
+        pl.DataFrame,
     ],
 )
 def test_tables_given_by_the_caller(files: Files, make: Any) -> None:
@@ -844,8 +842,10 @@ def test_a_damaged_file_is_no_fault_of_the_query(files: Files) -> None:
 def test_control_c_stops_a_query() -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
+    # DuckDB looks up between steps only; this query has many.
+    long = "WITH RECURSIVE r AS (SELECT 1 a UNION ALL SELECT a + 1 FROM r WHERE a < 300000) FROM r"
     with pytest.raises(KeyboardInterrupt):
-        query(Provider(), "SELECT count(*) FROM range(1_000_000_000_000)")
+        query(Provider(), long)
     timer.join()
 
 

@@ -111,23 +111,28 @@ def int64(values: Any) -> np.ndarray:
 
 # ── the property ─────────────────────────────────────────────────────────────────────────────
 
-# A handful of moments makes ties, boundaries and late rows the rule; the ends of int64 are where
-# a sum wraps.
-moments = st.integers(0, 8) | st.sampled_from([INT64_MIN, INT64_MIN + 1, INT64_MAX - 3, INT64_MAX])
-delays = st.integers(0, 4) | st.sampled_from([INT64_MAX - 1, INT64_MAX])
+# A handful of moments makes ties, boundaries and late rows the rule, and every label that could
+# tell is asked about; the ends of int64 are where a sum wraps.
+MOMENTS = range(7)
+ENDS = (INT64_MIN, INT64_MIN + 1, 0, INT64_MAX - 3, INT64_MAX - 2, INT64_MAX)
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    rows = draw(st.lists(st.tuples(st.integers(-1, 3), moments, moments), max_size=30))
-    seqs = draw(st.permutations(range(1, len(rows) + 1)))
+    moments, delays = draw(st.sampled_from([(MOMENTS, range(4)), (ENDS, (0, 1, *ENDS[-3:]))]))
+    moment = st.sampled_from(moments)
+    size = draw(st.integers(0, 24))
+    drawn = st.tuples(st.integers(-1, 2), moment, moment)
+    rows = draw(st.lists(drawn, min_size=size, max_size=size))
+    seqs = draw(st.permutations(range(1, size + 1)))
+    asked = draw(st.sets(st.integers(-1, 1)))
     return Case(
-        labels=draw(st.lists(st.tuples(st.integers(-1, 2), moments), max_size=20)),
+        labels=draw(st.permutations([(code, t) for code in asked for t in [*moments, moments[0]]])),
         rows=[Row(c, e, s, w) for (c, e, w), s in zip(rows, seqs, strict=True)],
-        delay_us=draw(delays),
-        seq_max=draw(st.integers(0, len(rows) + 1) | st.just(INT64_MAX)),
+        delay_us=draw(st.sampled_from(delays)),
+        seq_max=draw(st.integers(0, size + 1) | st.just(INT64_MAX)),
         by_write_time=draw(st.booleans()),
-        chunk_ends=sorted(draw(st.lists(st.integers(0, len(rows)), max_size=3))),
+        chunk_ends=sorted(draw(st.lists(st.integers(0, size), max_size=3))),
     )
 
 

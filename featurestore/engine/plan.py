@@ -1,0 +1,135 @@
+"""Plans: what a request on a group needs, compiled once per version of its definition.
+
+A request meets no catalog, no parsing and no schema: the plan knows how to make key bytes of what
+a user gives, and how to make a record of what the store holds, with the order and the positions
+of everything worked out beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from featurestore.dtypes import is_null
+from featurestore.encoding.keys import decode_key, encode_key
+from featurestore.encoding.values import RecordCodec
+from featurestore.errors import InvalidRecord, UnknownFeature, did_you_mean
+from featurestore.event_time import to_datetime
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featurestore.schema import FeatureGroup
+
+
+class Plan:
+    """A compiled group definition.
+
+    Attributes
+    ----------
+    group : FeatureGroup
+        The definition.
+    codec : RecordCodec
+        Values to bytes and back.
+    key_dtypes : tuple of DType
+        Of the identifier, in declared order.
+    """
+
+    def __init__(self, group: FeatureGroup) -> None:
+        self.group = group
+        self.codec = RecordCodec(group)
+        self.key_dtypes = tuple(feature.dtype for feature in group.key_features)
+        self.names = tuple(feature.name for feature in group.features)
+        self._outside = (*group.record_identifier, group.event_time)
+        # Mostly the identifier and then the event time are declared first, and no dict need be
+        # put in order again.
+        self._in_order = self.names[: len(self._outside)] == self._outside
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def key(self, key: Any) -> tuple[bytes, list[Any]]:
+        """Return key bytes and checked parts of a scalar, a tuple in declared order, or a dict.
+
+        Raises
+        ------
+        InvalidRecord
+            Wrong number of parts, wrong type, or null.
+        """
+        names = self.group.record_identifier
+        checked = []
+        for name, dtype, part in zip(names, self.key_dtypes, self._parts(key), strict=True):
+            if is_null(part):
+                raise InvalidRecord(
+                    f'"{name}" is part of the key of "{self.group.name}"; it is null.'
+                )
+            checked.append(dtype.check(part, name))
+        return encode_key(checked, self.key_dtypes), checked
+
+    def _parts(self, key: Any) -> Sequence[Any]:
+        names = self.group.record_identifier
+        if isinstance(key, Mapping):
+            for name in key:
+                if name not in names:
+                    raise UnknownFeature(
+                        f'"{name}" is no identifier of "{self.group.name}"; its key is '
+                        f"({', '.join(names)}).{did_you_mean(str(name), names)}"
+                    )
+            return [key.get(name) for name in names]
+        if len(names) == 1:
+            return (key,)
+        if isinstance(key, (tuple, list)) and len(key) == len(names):
+            return key
+        raise InvalidRecord(
+            f'The key of "{self.group.name}" has {len(names)} parts, ({", ".join(names)}); '
+            f"got {key!r}. Give a tuple in that order, or a dict."
+        )
+
+    def parts(self, key: bytes) -> list[Any]:
+        """Return the parts of key bytes, as :meth:`key` gives them."""
+        return list(decode_key(key, self.key_dtypes))
+
+    # ── records ──────────────────────────────────────────────────────────────────────────────
+
+    def check_features(self, features: Sequence[str]) -> None:
+        """Refuse names that are no features of the group."""
+        for name in features:
+            self.group.feature(name)
+
+    def record(
+        self,
+        parts: Sequence[Any],
+        event_time_us: int,
+        data: bytes,
+        features: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Return a live record as Python values: all features in declared order, or those asked.
+
+        Parameters
+        ----------
+        parts : sequence
+            Checked parts of its key.
+        event_time_us : int
+            Its event time, microseconds.
+        data : bytes
+            The record; its checksum has been looked at.
+        features : sequence of str, optional
+            Features to return, in this order; checked names.
+        """
+        if features is not None and not any(name in self._outside for name in features):
+            return self.codec.decode(data, features)
+        record: dict[str, Any] = {
+            name: dtype.to_python(part)
+            for name, dtype, part in zip(
+                self.group.record_identifier, self.key_dtypes, parts, strict=True
+            )
+        }
+        record[self.group.event_time] = to_datetime(event_time_us)
+        if features is None:
+            record |= self.codec.decode(data)
+            if self._in_order:
+                return record
+            features = self.names
+        else:
+            inside = [name for name in features if name not in self._outside]
+            record |= self.codec.decode(data, inside)
+        return {name: record[name] for name in features}
