@@ -45,7 +45,9 @@ from featurestore.arrays import Refused, plain_array, without_rows
 from featurestore.errors import InvalidEventTime, InvalidInput
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 Clock = Callable[[], int]
 """Microseconds since the epoch, now.  Injected everywhere, so that tests own the time."""
@@ -159,8 +161,8 @@ def to_us(
     --------
     >>> to_us("1970-01-01T00:00:01.5Z")
     1500000
-    >>> to_us(datetime(1970, 1, 1, 5, 45), tz="Asia/Katmandu")
-    900000000
+    >>> to_us(datetime(1970, 1, 1, 9, 0, 1), tz="Asia/Tokyo")
+    1000000
     >>> to_us(-0.0000005, unit="s")
     -1
     """
@@ -727,12 +729,25 @@ def format_us(us: int) -> str:
 def expires_at(event_time_us: int, ttl_us: int | None) -> int:
     """Return when a record stops being live: its event time plus its TTL, or ``NO_EXPIRY``.
 
+    A moment after the year 9999 is never: there is no clock that reaches it.
+
     Examples
     --------
     >>> expires_at(100, 5), expires_at(100, None) == NO_EXPIRY
     (105, True)
     """
-    return NO_EXPIRY if ttl_us is None else event_time_us + ttl_us
+    if ttl_us is None or event_time_us > MAX_US - ttl_us:
+        return NO_EXPIRY
+    return event_time_us + ttl_us
+
+
+def expires_at_column(event_time_us: NDArray[np.int64], ttl_us: int | None) -> NDArray[np.int64]:
+    """Return :func:`expires_at` of each of many event times, int64 microseconds."""
+    import numpy as np
+
+    if ttl_us is None or ttl_us > MAX_US - MIN_US:
+        return np.full(len(event_time_us), NO_EXPIRY, np.int64)
+    return np.where(event_time_us > MAX_US - ttl_us, NO_EXPIRY, event_time_us + ttl_us)
 
 
 def expired(expires_at_us: int, clock_us: int) -> bool:

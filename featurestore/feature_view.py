@@ -247,6 +247,12 @@ class FeatureView:
         For people.
     created_at_us : int
         When it was defined; microseconds.
+
+    Examples
+    --------
+    >>> view = FeatureView("late_flights", (parse_lookup("weather:temp"), FeatureLookup("planes")))
+    >>> [lookup.group for lookup in view.lookups]
+    ['weather', 'planes']
     """
 
     name: str

@@ -437,7 +437,7 @@ def _arrow_schema_of(table: Any) -> pa.Schema:
     if type(table).__module__.partition(".")[0] == "pandas" and hasattr(table, "columns"):
         return pa.Schema.from_pandas(table, preserve_index=False)
     schema = getattr(table, "schema", None)
-    if isinstance(schema, pa.Schema):  # before the stream, which for a reader can be taken once
+    if isinstance(schema, pa.Schema):  # asked before the stream, which may be taken but once
         return schema
     if hasattr(table, "__arrow_c_schema__"):
         return pa.schema(table)

@@ -463,7 +463,7 @@ def test_the_join_is_duckdbs_asof_join_on_data_without_ties(delay_minutes: int) 
         )
     oracle = duckdb.connect()
     oracle.execute("SET TimeZone = 'UTC'")
-    expected = oracle.execute(
+    expected = oracle.sql(
         f"""
         SELECT n, labels.k, x, y FROM labels ASOF LEFT JOIN
             (SELECT k, "at" + INTERVAL {delay_minutes} MINUTE AS known, x, y FROM history) h

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import dataset
 
 from featurestore.dtypes import SCALARS, parse_dtype
 from featurestore.errors import (
@@ -256,7 +257,7 @@ def tables() -> list[Any]:
     table = pa.Table.from_pandas(frame, preserve_index=False)
     return [
         table, table.schema, table.to_batches()[0], table.to_reader(), Stream(table), frame,
-        pl.from_arrow(table), table.schema.remove_metadata(),
+        pl.from_arrow(table), table.schema.remove_metadata(), dataset.dataset(table),
     ]  # fmt: skip
 
 

@@ -46,13 +46,14 @@ class Findings:
     _told: Counter[tuple[str, str]] = field(default_factory=Counter, repr=False)
 
     def fault(self, place: str, what: str, sentence: str) -> None:
-        """Add a fault; the sentence is completed by the place it begins with."""
+        """Add a fault; the sentence goes on from the place, and may lack its full stop."""
         kind = (place, what)
         if self._told[kind] >= TOLD_MAX:
             self._untold[kind] += 1
             return
         self._told[kind] += 1
-        self.faults.append(Fault(place, what, f"{place}: {sentence}"))
+        end = "" if sentence.endswith(".") else "."
+        self.faults.append(Fault(place, what, f"{place}: {sentence}{end}"))
 
     def note(self, sentence: str) -> None:
         """Add a note."""

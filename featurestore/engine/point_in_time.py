@@ -539,7 +539,7 @@ class _Answer:
 
 
 def _take(column: pa.ChunkedArray, place: pa.Array) -> pa.ChunkedArray:
-    """Return ``column.take(place)``, also when it is more text than a chunk holds, which is 2 GiB."""
+    """Return ``column.take(place)``, also when that is more than 2 GiB of text, a chunk's limit."""
     try:
         return column.take(place)
     except pa.ArrowInvalid:
@@ -547,17 +547,19 @@ def _take(column: pa.ChunkedArray, place: pa.Array) -> pa.ChunkedArray:
 
 
 def _take_much(column: pa.ChunkedArray, place: pa.Array) -> pa.ChunkedArray:
-    """Take by way of the type's wide sibling, then cut the result into chunks that fit."""
-    wide = column.cast(_wide(column.type)).take(place)
+    """Take by way of the type's wide sibling, as many places at once as then fit in a chunk."""
+    wide = column.cast(_wide(column.type))
     fitting: list[pa.Array] = []
-    rest = list(reversed(wide.chunks))
-    while rest:
-        chunk = rest.pop()
+    parts = [place]
+    while parts:
+        part = parts.pop()
         try:
-            fitting.append(chunk.cast(column.type))
+            fitting += wide.take(part).cast(column.type).chunks
         except pa.ArrowInvalid:
-            half = len(chunk) // 2
-            rest += [chunk.slice(half), chunk.slice(0, half)]
+            if len(part) == 1:
+                raise
+            half = len(part) // 2
+            parts += [part.slice(half), part.slice(0, half)]
     return pa.chunked_array(fitting, column.type)
 
 

@@ -19,7 +19,7 @@ from featurestore.dtypes import is_null, read_column
 from featurestore.encoding.columns import encode_keys, encode_records
 from featurestore.engine.records import future_sentence
 from featurestore.errors import InvalidEventTime, InvalidRecord, UnknownFeature, did_you_mean
-from featurestore.event_time import MAX_US, NO_EXPIRY, read_times, to_us
+from featurestore.event_time import MAX_US, expires_at_column, read_times, to_us
 from featurestore.record import KEY_BYTES_MAX, RECORD_BYTES_MAX
 from featurestore.storage.parquet import as_int64
 
@@ -223,9 +223,6 @@ def _batch(
     key_arrays = [columns[name] for name in group.record_identifier]
     keys = encode_keys(key_arrays, plan.key_dtypes)
     event_us = as_int64(columns[group.event_time])
-    expires_us = np.full(len(event_us), NO_EXPIRY, np.int64)
-    if group.ttl_us is not None:
-        expires_us = event_us + group.ttl_us
     return Batch(
         plan=plan,
         columns=columns,
@@ -234,7 +231,7 @@ def _batch(
         key_hashes=keys.hashes(database.key_hash),
         key_ranks=keys.ranks(database.key_hash),
         event_us=event_us,
-        expires_us=expires_us,
+        expires_us=expires_at_column(event_us, group.ttl_us),
         write_us=write_us,
         stores=options.stores,
     )

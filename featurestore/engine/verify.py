@@ -23,7 +23,6 @@ their transaction at once: a long one would make LMDB's file grow.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import struct
 import time
@@ -39,6 +38,7 @@ from featurestore.storage import catalog, manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from featurestore.engine.database import Database
     from featurestore.storage.environment import Transaction
@@ -71,8 +71,10 @@ def verify(database: Database) -> list[Fault]:
     --------
     >>> import tempfile
     >>> from featurestore.engine.database import open_database
-    >>> verify(open_database(tempfile.mkdtemp()))
+    >>> database = open_database(tempfile.mkdtemp())
+    >>> verify(database)
     []
+    >>> database.close()
     """
     return examine(database).faults
 
@@ -107,18 +109,22 @@ def _reported(findings: Findings, place: str) -> Iterator[None]:
 
 
 def _check_commits(database: Database, txn: Transaction, findings: Findings) -> None:
-    commits = (
-        (_U64.unpack(key)[0], _I64.unpack(value)[0])
-        for key, value in rows_of(txn, database.env.commits, b"")
-    )
-    for (seq, time_us), (next_seq, next_us) in itertools.pairwise(commits):
-        if next_us < time_us:
+    place = "commit log"
+    before = (0, -(2**63))
+    for key, value in rows_of(txn, database.env.commits, b""):
+        try:
+            seq, time_us = _U64.unpack(key)[0], _I64.unpack(value)[0]
+        except struct.error:
+            findings.fault(place, "malformed", f"the row {key.hex(' ')} is no seq and its time.")
+            continue
+        if time_us < before[1]:
             findings.fault(
-                "commit log",
+                place,
                 "order",
-                f"the commit of seq {next_seq}, at {format_us(next_us)}, is dated before that of "
-                f"seq {seq}, at {format_us(time_us)}.",
+                f"the commit of seq {seq}, at {format_us(time_us)}, is dated before that of seq "
+                f"{before[0]}, at {format_us(before[1])}.",
             )
+        before = (seq, time_us)
 
 
 def _check_catalog(database: Database, txn: Transaction, findings: Findings) -> list[FeatureGroup]:
@@ -214,7 +220,10 @@ def _number(owner: bytes) -> str:
 def _note_orphans(database: Database, findings: Findings) -> None:
     """Note old files that are neither listed, nor removed, nor being written."""
     # The folder comes first: a file found there later may have been listed meanwhile.
-    found = [(path, path.stat().st_mtime) for path in (database.root / "data").glob("*/*")]
+    found: list[tuple[Path, float]] = []
+    for path in (database.root / "data").glob("*/*"):
+        with contextlib.suppress(FileNotFoundError):  # a cleaner is at work
+            found.append((path, path.stat().st_mtime))
     with database.read() as txn:
         known = {
             manifest.file_path(*_FILE_KEY.unpack(key[1:]))

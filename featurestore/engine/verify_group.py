@@ -203,8 +203,8 @@ class _GroupCheck:
             try:
                 pairs = list(journal.split(body, str(first_seq)))
                 last_seq = _JOURNAL_HEAD.unpack_from(body)[1]
-            except (CorruptStore, struct.error) as error:
-                self.findings.fault(place, "malformed", str(error))
+            except (CorruptStore, struct.error):
+                self.findings.fault(place, "malformed", "it is cut short, or no entry at all.")
                 self.history_is_whole = False
                 continue
             sound = self._check_journal_entry(place, first_seq, last_seq, before, pairs)
