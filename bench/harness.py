@@ -40,8 +40,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -62,16 +61,25 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Options:
-    """What one invocation was asked for."""
+    """What one invocation was asked for.
 
-    size: str = "tiny"
-    seed: int = 0
-    scratch: Path = Path()
+    Attributes
+    ----------
+    formats : str
+        A digest of what decides the shape of data and stores; see :func:`formats`.  Found once,
+        so that every process of an invocation looks for the same folders.
+    """
+
+    size: str
+    seed: int
+    scratch: Path
+    formats: str
     feast_venv: Path | None = None
 
     def arguments(self) -> list[str]:
         """Return the options as arguments, for the processes started."""
         found = ["--size", self.size, "--seed", str(self.seed), "--scratch", str(self.scratch)]
+        found += ["--formats", self.formats]
         return found if self.feast_venv is None else [*found, "--feast-venv", str(self.feast_venv)]
 
 
@@ -98,8 +106,6 @@ class Step:
         Says why the step cannot be done here, or None.
     feast : bool
         Done in Feast's environment.
-    by_engine : bool
-        Made by the engine: made again when the formats change.
     after : tuple of Step
         Steps whose folders it reads.
     """
@@ -108,7 +114,6 @@ class Step:
     make: Callable[[Run, Path], None]
     needs: Need = nothing
     feast: bool = False
-    by_engine: bool = False
     after: tuple[Step, ...] = ()
 
 
@@ -268,7 +273,10 @@ class Run:
 
     def path(self, step: Step) -> Path:
         """Return the folder a step has made."""
-        return step_folder(step, self.options, self.size)
+        folder = step_folder(step, self.options, self.size)
+        if not folder.exists():
+            raise BenchmarkFailed(f"{folder} is not there: the step {step.name} was not done")
+        return folder
 
     @contextmanager
     def fresh(self, *sources: Path) -> Iterator[Path]:
@@ -442,22 +450,21 @@ class BenchmarkFailed(Exception):
     """A side or a step failed, or two sides answered differently."""
 
 
-@cache
-def _source_digest(patterns: tuple[str, ...], root: Path) -> str:
+def formats() -> str:
+    """Return a digest of the sources that decide what data and the engine's files look like."""
     hasher = hashlib.blake2b(digest_size=4)
-    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+    engine = ROOT / "featurestore"
+    paths = [path for pattern in FORMAT_SOURCES for path in engine.glob(pattern)]
+    for path in sorted([*paths, ROOT / "bench" / "datasets.py"]):
         hasher.update(path.read_bytes())
     return hasher.hexdigest()
 
 
 def step_folder(step: Step, options: Options, size: Any) -> Path:
     """Return where a step's data are: another place when anything that shapes them changes."""
-    shape = hashlib.blake2b(repr(size).encode(), digest_size=4)
-    shape.update(_source_digest(("datasets.py",), ROOT / "bench").encode())
+    shape = hashlib.blake2b((options.formats + repr(size)).encode(), digest_size=4)
     for part in _with_before(step):
         shape.update(inspect.getsource(part.make).encode())
-        if part.by_engine:
-            shape.update(_source_digest(FORMAT_SOURCES, ROOT / "featurestore").encode())
     return options.scratch / f"{step.name}-{options.size}-{options.seed}-{shape.hexdigest()}"
 
 
@@ -469,7 +476,7 @@ def _with_before(step: Step) -> Iterator[Step]:
 
 def do_step(step: Step, run: Run) -> None:
     """Make a step's data, here and now; what an earlier format left is removed."""
-    final = run.path(step)
+    final = step_folder(step, run.options, run.size)
     for old in final.parent.glob(f"{step.name}-{run.options.size}-{run.options.seed}-*"):
         shutil.rmtree(old)
     making = final.with_name(f"making-{final.name}")
@@ -650,15 +657,3 @@ def result_lines(name: str, outcome: Outcome, common: Mapping[str, Any]) -> list
             )
     return lines
 
-
-__all__ = [
-    "BenchmarkFailed",
-    "Case",
-    "Goal",
-    "Options",
-    "Outcome",
-    "Run",
-    "Side",
-    "Step",
-    "asdict",
-]

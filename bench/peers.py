@@ -157,14 +157,14 @@ class Bytes:
         database = open_database(store, read_only=True)
         self.group: FeatureGroup = database.catalog().group(name)
         self.key_hash: KeyHash = database.key_hash
-        self.store_plan = database.plan(self.group)
         database.close()
+        self.key_dtypes = [feature.dtype for feature in self.group.key_features]
 
     def key(self, entity: int) -> bytes:
         """Return the LMDB key of an entity."""
         from featurestore.encoding.keys import encode_key, lmdb_key
 
-        key = encode_key([entity], self.store_plan.key_dtypes)
+        key = encode_key([entity], self.key_dtypes)
         return lmdb_key(self.group.id, self.key_hash(key), key)
 
     def puts(self, table: pa.Table) -> list[tuple[bytes, bytes]]:
@@ -187,7 +187,7 @@ class Bytes:
             stores=STORE_ONLINE | STORE_OFFLINE,
         )
         entities = table.column(datasets.ENTITY).to_pylist()
-        keys = [encode_key([entity], self.store_plan.key_dtypes) for entity in entities]
+        keys = [encode_key([entity], self.key_dtypes) for entity in entities]
         return [
             (self.key(entity), stamp(record, key, seq, int(us)))
             for seq, (entity, key, record, us) in enumerate(
@@ -197,7 +197,9 @@ class Bytes:
 
     def rows(self, entities: Iterable[int], records: Iterable[bytes]) -> list[dict[str, Any]]:
         """Decode records into the rows that answers are compared by."""
-        decode = self.store_plan.codec.decode
+        from featurestore.encoding.values import RecordCodec
+
+        decode = RecordCodec(self.group).decode
         return [
             {datasets.ENTITY: entity, **decode(record)}
             for entity, record in zip(entities, records, strict=True)
@@ -232,10 +234,8 @@ def sqlite(path: Path, *, synchronous: str = "FULL") -> sqlite3.Connection:
 
 def sqlite_rows(table: pa.Table) -> list[tuple[Any, ...]]:
     """Return rows as SQLite stores them: the time in microseconds."""
-    import pyarrow as pa
-
     at = table.column_names.index(datasets.EVENT_TIME)
-    table = table.set_column(at, datasets.EVENT_TIME, table.column(at).cast(pa.int64()))
+    table = table.set_column(at, datasets.EVENT_TIME, table.column(at).cast("int64"))
     return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 

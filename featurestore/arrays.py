@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 # Enough to see a pattern; a million reasons would cost more than the ingest they refuse.
 REASONS_MAX = 100
 REASONS_SHOWN = 3
+SHOWN_MAX = 60
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: as Python writes it, cut where it is long.
+
+    Examples
+    --------
+    >>> shown("a"), shown("a" * 100)[-3:]
+    ("'a'", 'aa…')
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write out an int of more than 4300 digits
+        text = f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}…"
 
 
 class Refused:

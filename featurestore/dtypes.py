@@ -40,7 +40,7 @@ from functools import lru_cache
 from math import isnan
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from featurestore.arrays import Refused, null_where, plain_array, without_rows
+from featurestore.arrays import SHOWN_MAX, Refused, null_where, plain_array, shown, without_rows
 from featurestore.errors import InvalidEventTime, InvalidRecord, InvalidSchema, did_you_mean
 from featurestore.event_time import read_times, to_datetime, to_us
 
@@ -312,10 +312,12 @@ def parse_dtype(text: str) -> DType:
     >>> parse_dtype("double")
     Traceback (most recent call last):
         ...
-    featurestore.errors.InvalidSchema: "double" is not a feature type. Did you mean "float64"?
+    featurestore.errors.InvalidSchema: 'double' is not a feature type. Did you mean "float64"?
     """
     if not isinstance(text, str):
-        raise InvalidSchema(f'{text!r} is a {type(text).__name__}; give a type as text, as "int64"')
+        raise InvalidSchema(
+            f'{shown(text)} is a {type(text).__name__}; give a type as text, such as "int64"'
+        )
     spelling = text.replace(" ", "")
     if (scalar := SCALARS.get(spelling)) is not None:
         return scalar
@@ -325,7 +327,9 @@ def parse_dtype(text: str) -> DType:
             return DType("list", element=element)
     if match := re.fullmatch(r"vector<(?:(float32|float64),)?([1-9][0-9]{0,9})>", spelling):
         return _vector(SCALARS[match[1] or "float32"], int(match[2]))
-    raise InvalidSchema(f'"{text}" is not a feature type.{_spelled_like(spelling)}')
+    raise InvalidSchema(
+        f"{shown(text)} is not a feature type.{_spelled_like(spelling[:SHOWN_MAX])}"
+    )
 
 
 def _vector(element: DType, length: int) -> DType:
@@ -384,12 +388,7 @@ def _refuse(dtype: DType, feature: str, reason: str) -> NoReturn:
 
 
 def _refuse_type(dtype: DType, feature: str, value: Any, wanted: str) -> NoReturn:
-    _refuse(dtype, feature, f"{_shown(value)} is a {type(value).__name__}; give {wanted}")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    _refuse(dtype, feature, f"{shown(value)} is a {type(value).__name__}; give {wanted}")
 
 
 def _numpy_kind(value: Any) -> str:
@@ -417,7 +416,7 @@ def _check_int(dtype: DType, value: Any, feature: str, _tz: object) -> int:
     low, high = _INT_MIN[dtype.bits], _INT_MAX[dtype.bits]
     if low <= number <= high:
         return number
-    _refuse(dtype, feature, f"{_shown(number)} is outside {low} to {high}")
+    _refuse(dtype, feature, f"{shown(number)} is outside {low} to {high}")
 
 
 def _index(value: Any) -> int | None:
@@ -453,7 +452,7 @@ def _check_float(dtype: DType, value: Any, feature: str, _tz: object) -> float:
         number = _fitted_float(dtype, float(whole), feature)
         if number == whole:
             return number
-    _refuse(dtype, feature, f"no {dtype} is exactly {_shown(whole)}; round it as you mean it")
+    _refuse(dtype, feature, f"no {dtype} is exactly {shown(whole)}; round it as you mean it")
 
 
 def _fitted_float(dtype: DType, value: float, feature: str) -> float:
@@ -502,7 +501,7 @@ def _check_date(dtype: DType, value: Any, feature: str, _tz: object) -> int:
         days = _text_days(value)
         if days is not None:
             return days
-        _refuse(dtype, feature, f'{_shown(value)} is no day; write it as "2013-01-01"')
+        _refuse(dtype, feature, f'{shown(value)} is no day; write it as "2013-01-01"')
     _refuse_type(dtype, feature, value, 'a datetime.date or text such as "2013-01-01"')
 
 
@@ -971,7 +970,7 @@ def _utf8_rows(column: pa.Array, refused: Refused) -> pa.Array:
             texts.append(None if raw is None else raw.decode())
         except UnicodeDecodeError:
             texts.append(None)
-            refused.add_row(row, f"{_shown(raw)} is not UTF-8")
+            refused.add_row(row, f"{shown(raw)} is not UTF-8")
     return pa.array(texts, pa.string())
 
 
@@ -1030,7 +1029,7 @@ def _days_of_texts(array: pa.Array, refused: Refused) -> pa.Array:
         day = None if text is None else _text_days(text)
         days.append(day)
         if day is None and text is not None:
-            refused.add_row(row, f'{_shown(text)} is no day; write it as "2013-01-01"')
+            refused.add_row(row, f'{shown(text)} is no day; write it as "2013-01-01"')
     return pa.array(days, pa.int64())
 
 

@@ -41,7 +41,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from featurestore.arrays import Refused, plain_array, without_rows
+from featurestore.arrays import Refused, plain_array, shown, without_rows
 from featurestore.errors import InvalidEventTime, InvalidInput
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ MAX_US = _since_epoch_us(datetime.max.replace(tzinfo=UTC))
 NO_EXPIRY = 2**63 - 1
 """``expires_at`` of a record without TTL.  Later than any clock, so it needs no special case."""
 
+# A few characters such as 1e-999999999 would otherwise be worked out to a billion digits.
+DECIMAL_EXPONENT_MAX = 400
+
 # Microseconds in one unit of a number, as (multiplier, divisor).
 _UNITS = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
 _NUMPY_UNITS = {
@@ -90,8 +93,8 @@ _ISO_8601 = re.compile(
 )
 
 _DURATION = re.compile(
-    r"(?:(\d+)\s*w\s*)?(?:(\d+)\s*d\s*)?(?:(\d+)\s*h\s*)?(?:(\d+)\s*m(?!s)\s*)?"
-    r"(?:(\d+)\s*s\s*)?(?:(\d+)\s*ms\s*)?(?:(\d+)\s*us\s*)?",
+    r"(?:(\d{1,20})\s*w\s*)?(?:(\d{1,20})\s*d\s*)?(?:(\d{1,20})\s*h\s*)?(?:(\d{1,20})\s*m(?!s)\s*)?"
+    r"(?:(\d{1,20})\s*s\s*)?(?:(\d{1,20})\s*ms\s*)?(?:(\d{1,20})\s*us\s*)?",
     re.ASCII,
 )
 _DURATION_UNITS = {
@@ -247,15 +250,15 @@ def _text_us(text: str, zone: tzinfo | None) -> int:
     match = _ISO_8601.fullmatch(text)
     if match is None:
         raise _Refusal(
-            f"{_shown(text)} is not an ISO-8601 moment; write it as "
+            f"{shown(text)} is not an ISO-8601 moment; write it as "
             '"2013-01-01T05:00:00Z" or "2013-01-01 05:00:00.25+05:45"'
         )
     try:
         moment = datetime.fromisoformat(text)  # drops what is finer than a microsecond: a floor
     except ValueError as error:
-        raise _Refusal(f"{_shown(text)} is no moment of the calendar: {error}") from None
+        raise _Refusal(f"{shown(text)} is no moment of the calendar: {error}") from None
     if match["zone"] is None and zone is None:
-        raise _Refusal(f"{_shown(text)} has no time zone; {_AWARE_HINT}")
+        raise _Refusal(f"{shown(text)} has no time zone; {_AWARE_HINT}")
     return _datetime_us(moment, zone)
 
 
@@ -277,21 +280,26 @@ def _number_us(value: Any, unit: str | None) -> int:
     number = _exact_number(value)
     if number is None:
         raise _Refusal(
-            f"{_shown(value)} is a {type(value).__name__}; give a datetime with a zone, "
+            f"{shown(value)} is a {type(value).__name__}; give a datetime with a zone, "
             'or text such as "2013-01-01T05:00:00Z"'
         )
     if unit is None:
         raise _Refusal(
-            f"{_shown(value)} is a number that does not say of what; give a datetime with a zone, "
+            f"{shown(value)} is a number that does not say of what; give a datetime with a zone, "
             'or unit="s", "ms", "us" or "ns" where the call takes one'
         )
     multiplier, divisor = _UNITS[unit]
-    if isinstance(number, int):
-        return _in_range(number * multiplier // divisor, f"{number} {unit}")
-    if not number.is_finite():
-        raise _Refusal(f"{value} is no moment; every record has an event time")
-    numerator, denominator = number.as_integer_ratio()
-    return _in_range(numerator * multiplier // (denominator * divisor), f"{number} {unit}")
+    if isinstance(number, Decimal):
+        if not number.is_finite():
+            raise _Refusal(f"{value} is no moment; every record has an event time")
+        if abs(number.adjusted()) > DECIMAL_EXPONENT_MAX:
+            raise _Refusal(f"{shown(value)} has an exponent beyond {DECIMAL_EXPONENT_MAX}")
+        number, denominator = number.as_integer_ratio()
+        divisor *= denominator
+    us = number * multiplier // divisor
+    if MIN_US <= us <= MAX_US:
+        return us
+    raise _out_of_range(f"{shown(value)} {unit}")
 
 
 def _exact_number(value: Any) -> int | Decimal | None:
@@ -308,19 +316,14 @@ def _exact_number(value: Any) -> int | Decimal | None:
         return None
 
 
-def _in_range(us: int, shown: object) -> int:
+def _in_range(us: int, value: object) -> int:
     if MIN_US <= us <= MAX_US:
         return us
-    raise _out_of_range(shown)
+    raise _out_of_range(value)
 
 
 def _out_of_range(value: object) -> _Refusal:
-    return _Refusal(f"{value} is outside the years 1 to 9999; is the unit right?")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return _Refusal(f"{value} is outside the years 1 to 9999")
 
 
 def _checked_unit(unit: str | None) -> str | None:
@@ -653,7 +656,7 @@ def duration_us(value: str | timedelta, *, what: str = "duration") -> int:
         us = _duration_text_us(value, what)
     else:
         raise InvalidInput(
-            f"{what}: {_shown(value)} is a {type(value).__name__} and does not say its unit; "
+            f"{what}: {shown(value)} is a {type(value).__name__} and does not say its unit; "
             'write "90s", "15m", "2h", "1d" or a timedelta'
         )
     if us > DURATION_MAX_US:
@@ -666,7 +669,7 @@ def _duration_text_us(text: str, what: str) -> int:
     counts = match.groups() if match else ()
     if not any(counts):
         raise InvalidInput(
-            f"{what}: {_shown(text)} is no duration; write whole numbers with w, d, h, m, s, ms "
+            f"{what}: {shown(text)} is no duration; write whole numbers with w, d, h, m, s, ms "
             'or us, from large to small, as in "90s", "2h" or "1h30m"'
         )
     pairs = zip(counts, _DURATION_UNITS.values(), strict=True)

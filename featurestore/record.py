@@ -61,7 +61,13 @@ STORE_OFFLINE = 2
 
 
 class Status(StrEnum):
-    """What became of a key at a moment."""
+    """What became of a key at a moment; a str, so it compares and prints as its name.
+
+    Examples
+    --------
+    >>> Status.PRESENT == "PRESENT", f"{Status.MISSING}"
+    (True, 'MISSING')
+    """
 
     PRESENT = "PRESENT"
     EXPIRED = "EXPIRED"

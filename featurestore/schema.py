@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from featurestore.arrays import shown
 from featurestore.dtypes import DType, from_arrow, parse_dtype
 from featurestore.errors import (
     CorruptStore,
@@ -89,11 +90,11 @@ def check_name(name: str, what: str) -> str:
 store's own; choose another
     """
     if not isinstance(name, str):
-        raise InvalidName(f"{what} name {name!r} is a {type(name).__name__}; give a str")
+        raise InvalidName(f"{what} name {shown(name)} is a {type(name).__name__}; give a str")
     if _NAME.fullmatch(name) is None or name.startswith("__"):
         raise InvalidName(
-            f"{what} name {name!r} will not do: use 1 to 64 of the letters A-Z and a-z, digits, "
-            '"_" and "-", not beginning with "-" or "__"'
+            f"{what} name {shown(name)} will not do: use 1 to 64 of the letters A-Z and a-z, "
+            'digits, "_" and "-", not beginning with "-" or "__"'
         )
     if what == "feature" and name.lower() in RESERVED:
         raise InvalidName(
@@ -118,6 +119,11 @@ class Feature:
         The version of the schema that brought it.
     description : str
         For people.
+
+    Examples
+    --------
+    >>> Feature(3, "temp", parse_dtype("float64"), since=1, description="°F").dtype.bits
+    64
     """
 
     id: int

@@ -737,10 +737,19 @@ class FeatureStore:
         return expand(references, self.describe_feature_view)
 
     def _seq(self, as_of: int | datetime | None) -> int | None:
-        if as_of is None or (isinstance(as_of, int) and not isinstance(as_of, bool)):
-            return as_of
+        if as_of is None:
+            return None
+        env = self._database.env
         with self._database.read() as txn:
-            return commits.seq_at(self._database.env, txn, to_us(as_of, what="as_of"))
+            if isinstance(as_of, bool) or not isinstance(as_of, int):
+                return commits.seq_at(env, txn, to_us(as_of, what="as_of"))
+            last_seq = commits.last(env, txn)[0]
+        if not 0 <= as_of <= last_seq:
+            raise InvalidInput(
+                f"as_of={as_of} is no seq of this store; the last commit was {last_seq}. "
+                "Take one from snapshot(), or give a time."
+            )
+        return as_of
 
     def _apply(
         self, puts: Sequence[Put], catalog_version: int, request_id: str | None
@@ -748,7 +757,7 @@ class FeatureStore:
         request = None
         if request_id is not None:
             asked = [repr(put.asked).encode() for put in puts]
-            request = (f"write/{request_id}", requests.content_digest(*asked))
+            request = requests.Request("write", request_id, requests.content_digest(*asked))
         outcomes, replayed = self._writable.apply(puts, catalog_version, request, self._now_us())
         if outcomes is None:
             return [PutResult(None, "queued") for _ in puts]

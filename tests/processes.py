@@ -62,12 +62,13 @@ def notes(path: Path) -> list[dict[str, Any]]:
 # ── roles ────────────────────────────────────────────────────────────────────────────────────
 
 
-def write(path: Path, log: Log, number: int, stop_at: float) -> None:
+def write(path: Path, log: Log, number: int, seconds: float) -> None:
     """Write in every way there is until it is time; note what is sent, and what is acknowledged."""
     chance = random.Random(number)
     token = number * 10**9
     with fs.open(path) as store:
-        while time.time() < stop_at:
+        stop_at = time.monotonic() + seconds
+        while time.monotonic() < stop_at:
             way = chance.choice(["put", "put", "pair", "table", "delete"])
             count = {"put": 1, "delete": 1, "pair": 2, "table": 5}[way]
             tokens = list(range(token, token + count))
@@ -108,13 +109,14 @@ def _send(
     return [store.put_record(group, record, request_id=request_id).seq]
 
 
-def read(path: Path, log: Log, number: int, stop_at: float) -> None:
+def read(path: Path, log: Log, number: int, seconds: float) -> None:
     """Look from every side until it is time; note every answer that goes back or does not fit."""
     chance = random.Random(number)
     newest: dict[tuple[str, int], tuple[datetime, int]] = {}
     rows = seq = looks = 0
     with fs.open(path) as store:
-        while time.time() < stop_at:
+        stop_at = time.monotonic() + seconds
+        while time.monotonic() < stop_at:
             looks += 1
             group, key = chance.choice(GROUPS), chance.randrange(KEYS)
             found = store.get_record(group, key, with_status=True)
@@ -151,11 +153,12 @@ def _look_at_history(store: fs.FeatureStore, log: Log, rows: int, seq: int) -> t
     return found["n"], newest
 
 
-def tidy(path: Path, log: Log, number: int, stop_at: float) -> None:
+def tidy(path: Path, log: Log, number: int, seconds: float) -> None:
     """Flush and compact until it is time."""
     rounds = 0
     with fs.open(path) as store:
-        while time.time() < stop_at:
+        stop_at = time.monotonic() + seconds
+        while time.monotonic() < stop_at:
             rounds += 1
             try:
                 store.flush()
@@ -170,9 +173,9 @@ ROLES = {"write": write, "read": read, "tidy": tidy}
 
 
 def main() -> None:
-    """Play one role: ``ROLE NUMBER STORE LOG STOP_AT``."""
-    role, number, store, log, stop_at = sys.argv[1:]
-    ROLES[role](Path(store), Log(Path(log)), int(number), float(stop_at))
+    """Play one role: ``ROLE NUMBER STORE LOG SECONDS``."""
+    role, number, store, log, seconds = sys.argv[1:]
+    ROLES[role](Path(store), Log(Path(log)), int(number), float(seconds))
 
 
 if __name__ == "__main__":

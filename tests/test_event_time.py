@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -401,6 +402,16 @@ def test_a_number_that_is_none(number: float | Decimal) -> None:
     assert "is no moment" in reason(number, unit="s")
 
 
+@pytest.mark.parametrize(
+    "number",
+    [Decimal("1e999999999"), Decimal("-1e-999999999"), 10**5000, Decimal("0e999999999"), 1e308],
+    ids=lambda number: type(number).__name__,
+)
+def test_numbers_made_to_take_for_ever(number: float | Decimal) -> None:
+    """A few characters from the network must not become a billion digits of work."""
+    assert re.search("outside the years|exponent beyond 400", reason(number, unit="s"))
+
+
 def test_narrow_floats_and_decimal_columns() -> None:
     assert to_us(np.float32(0.5), unit="s") == 500_000
     assert column_us(pa.array([0.5, None], pa.float32()), unit="s") == [500_000, None]
@@ -555,6 +566,7 @@ def test_durations(text: str | timedelta, expected: int) -> None:
     "value",
     ["", " ", "90", "s", "-1h", "1.5h", "1h1h", "1m1h", "1 year", "1M", "1H", "1h,", "١h",
      90, 1.5, None, True, timedelta(microseconds=-1), timedelta.max, "9999999999999w", "530000w",
+     "9" * 5_000 + "s",
      np.timedelta64(1, "s"), "1h" * 5_000],
 )  # fmt: skip
 def test_what_is_no_duration(value: object) -> None:
@@ -585,9 +597,14 @@ def test_a_fraction_is_shown_only_when_there_is_one() -> None:
 
 
 @given(moments_us, st.integers(1, et.DURATION_MAX_US))
+@example(MAX_US - 1, 1)
+@example(MAX_US, 1)
+@example(MIN_US, et.DURATION_MAX_US)
 def test_a_record_is_live_while_the_clock_is_before_its_expiry(us: int, ttl_us: int) -> None:
     end = expires_at(us, ttl_us)
-    assert end == us + ttl_us < 2**63
+    assert end == (us + ttl_us if us + ttl_us <= MAX_US else NO_EXPIRY)
+    assert et.expires_at_column(np.array([us, us]), ttl_us).tolist() == [end, end]
+    assert et.expires_at_column(np.array([us]), None).tolist() == [NO_EXPIRY]
     assert not expired(end, end - 1)
     assert expired(end, end)
     assert not expired(expires_at(us, None), MAX_US)

@@ -5,7 +5,8 @@ once, under the seq that was told; what was only sent is there once or not at al
 not; the online store holds the newest of history; ``verify()`` finds nothing; and no reader ever
 saw an answer go back or a write by halves.
 
-``FEATURESTORE_TEST_SECONDS=600 pytest tests/test_processes.py`` is the long form.
+``FEATURESTORE_TEST_SECONDS=600 pytest tests/test_processes.py`` is the long form.  Give it a
+``--basetemp`` on a tmpfs, and there are many more writes to the second.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import featurestore as fs
 from tests.model import moment
 from tests.processes import GROUPS, create, notes
 
 SECONDS = float(os.environ.get("FEATURESTORE_TEST_SECONDS", "4"))
+FOREVER = 3600.0
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,12 +39,12 @@ class World:
         self.numbers = 0
         create(self.store)
 
-    def start(self, role: str, stop_at: float) -> tuple[subprocess.Popen[str], Path]:
+    def start(self, role: str, seconds: float = SECONDS) -> tuple[subprocess.Popen[str], Path]:
         """Start a process in a role; returns it and its log."""
         self.numbers += 1
         log = self.folder / f"{role}-{self.numbers}.log"
         command = [sys.executable, "-m", "tests.processes", role, str(self.numbers)]
-        command += [str(self.store), str(log), str(stop_at)]
+        command += [str(self.store), str(log), str(seconds)]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         return process, log
 
@@ -118,50 +118,54 @@ def _online_is_newest(store: fs.FeatureStore, rows: list[dict[str, Any]]) -> Non
 
 def test_writers_a_reader_and_a_tidier_share_a_directory(tmp_path: Path) -> None:
     world = World(tmp_path)
-    stop_at = time.time() + SECONDS + 2  # imports take a moment
     roles = ["write", "write", "read", "tidy"]
-    processes = [world.start(role, stop_at)[0] for role in roles]
+    processes = [world.start(role)[0] for role in roles]
     for process in processes:
         ended(process)
-    assert holds_what_was_acknowledged(world) > 20
+    assert holds_what_was_acknowledged(world) > 10
     assert [note["fault"] for note in world.logs("read") if "fault" in note] == []
-    assert sum(note.get("looks", 0) for note in world.logs("read")) > 20
+    assert sum(note.get("looks", 0) for note in world.logs("read")) > 10
     assert sum(note.get("rounds", 0) for note in world.logs("tidy")) > 1
     assert {note["way"] for note in world.logs("write")} == {"put", "pair", "table", "delete"}
 
 
-@pytest.mark.parametrize("seed", range(max(1, round(SECONDS / 4))))
-def test_killed_processes_lose_nothing_they_were_told(tmp_path: Path, seed: int) -> None:
+def test_killed_processes_lose_nothing_they_were_told(tmp_path: Path) -> None:
     """Kill -9, at any moment: of a writer, of the tidier, and again of those who come after."""
-    chance = random.Random(seed)
+    chance = random.Random(2013)
     world = World(tmp_path)
-    stop_at = time.time() + SECONDS + 6
-    running = {role: world.start(role, stop_at) for role in ("write", "tidy")}
-    survivor = world.start("write", stop_at)[0]
-    reader = world.start("read", stop_at)[0]
+    survivor, reader = world.start("write")[0], world.start("read")[0]
+    victims = {role: world.start(role, FOREVER) for role in ("write", "tidy")}
     kills = Counter[str]()
-    while time.time() < stop_at - 1:
-        role = chance.choice(sorted(running))
-        process, log = running[role]
-        while not log.exists() and process.poll() is None:
-            time.sleep(0.01)  # it has not begun
-        time.sleep(chance.uniform(0.05, 0.6))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    stop_at = time.monotonic() + SECONDS
+    while kills.total() < 4 or time.monotonic() < stop_at:
+        role = chance.choice(sorted(victims))
+        killed(*victims[role], after=chance.uniform(0.0, 0.6))
         kills[role] += 1
-        running[role] = world.start(role, stop_at)
-    for process in (survivor, reader, *(process for process, _ in running.values())):
-        ended(process)
-    assert kills["write"] + kills["tidy"] > 1
-    assert holds_what_was_acknowledged(world) > 20
+        victims[role] = world.start(role, FOREVER)
+    ended(survivor)
+    ended(reader)
+    for process, log in victims.values():
+        killed(process, log, after=0.5)
+    ended(world.start("tidy", 0.5)[0])  # whatever the dead have left is put in order
+    assert holds_what_was_acknowledged(world) > 10
     assert [note["fault"] for note in world.logs("read") if "fault" in note] == []
+
+
+def killed(process: subprocess.Popen[str], log: Path, after: float) -> None:
+    """Kill a process some time after it has begun."""
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
 
 
 def test_a_store_is_left_to_one_process_after_the_other(tmp_path: Path) -> None:
     """What one process wrote and closed, the next one reads, through the same clock of commits."""
     world = World(tmp_path)
     for _ in range(2):
-        ended(world.start("write", time.time() + 1.5)[0])
+        ended(world.start("write", 1.0)[0])
     assert holds_what_was_acknowledged(world) > 0
     with fs.open(world.store, clock=lambda: moment(0)) as store:  # a clock far behind
         before = store.snapshot()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from featurestore.storage.catalog import Catalog
     from featurestore.storage.environment import Transaction
     from featurestore.storage.manifest import FileEntry
+    from featurestore.storage.requests import Request
 
 FOLDERS = ("engine", "data", "locks")
 _shared: dict[tuple[int, int], Database] = {}
@@ -95,14 +96,14 @@ class Database:
         """
         with self._guard:
             if self._owner is None:
-                self._owner = files.own(self.locks / f"owner-{uuid.uuid4().hex}", b"")
+                self._owner = files.own(self.locks / f"owner-{uuid.uuid4().hex}")
             return self._owner.path.name
 
     def apply(
         self,
         puts: Sequence[Put],
         catalog_version: int,
-        request: tuple[str, bytes] | None,
+        request: Request | None,
         now_us: int,
     ) -> tuple[list[Outcome] | None, bool]:
         """Put records in one transaction; see :func:`featurestore.engine.writer.apply_all`.

@@ -23,9 +23,10 @@ from featurestore.engine.rows import Options, table_of_dicts, validate
 from featurestore.engine.staging import Counts, Staging, through_journal
 from featurestore.errors import InvalidRecord
 from featurestore.record import STORE_OFFLINE
+from featurestore.storage.requests import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
@@ -40,7 +41,11 @@ def ingest(database: Database, name: str, data: Any, options: Options) -> Counts
     """Ingest data of any supported shape into a group; see :mod:`featurestore.engine.sources`."""
     plan, _ = database.plan(name)
     total = Counts()
-    tables = sources.tables_of(data, lambda rows: table_of_dicts(plan, rows, options))
+
+    def dict_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        return table_of_dicts(plan, rows, options, total.rows)
+
+    tables = sources.tables_of(data, dict_rows)
     if options.atomic:
         tables = iter([_joined(tables)])
     for number in itertools.count():
@@ -48,7 +53,7 @@ def ingest(database: Database, name: str, data: Any, options: Options) -> Counts
             table = next(tables, None)
             if table is None:
                 return total
-            total += _ingest_table(database, plan, table, options, number)
+            total += _ingest_table(database, plan, table, options, number, total.rows)
         except InvalidRecord as error:
             if total.accepted + total.replayed == 0:
                 raise
@@ -60,7 +65,7 @@ def ingest(database: Database, name: str, data: Any, options: Options) -> Counts
                 accepted=already,
             ) from error
         if options.progress is not None:
-            options.progress(total.accepted + total.replayed + total.rejected)
+            options.progress(total.rows)
     raise AssertionError("unreachable: the loop ends by return")
 
 
@@ -70,14 +75,15 @@ def _joined(tables: Iterator[pa.Table]) -> pa.Table | None:
 
 
 def _ingest_table(
-    database: Database, plan: Plan, table: pa.Table, options: Options, number: int
+    database: Database, plan: Plan, table: pa.Table, options: Options, number: int, first_row: int
 ) -> Counts:
-    batch, rejected = validate(database, plan, table, options)
+    batch, rejected = validate(database, plan, table, options, first_row)
     if batch.rows == 0:
         return Counts(rejected=rejected)
     digest = batch.digest()
     given = options.id if options.id is not None else digest.hex()
-    request = (f"ingest/{plan.group.id}/{given}/{number if options.id is not None else ''}", digest)
+    chunk = f"{given}, chunk {number}" if options.id is not None and number else given
+    request = Request(f"ingest/{plan.group.id}", chunk, digest)
     to_files = plan.group.offline and options.stores & STORE_OFFLINE
     if batch.rows <= JOURNAL_ROWS_MAX or not to_files:
         counts = through_journal(database, batch, request, options.now_us)

@@ -50,7 +50,9 @@ def prepare_put(
     """
     group = plan.group
     if not isinstance(record, Mapping):
-        raise InvalidRecord(f"A record is a dict of features; got {type(record).__name__}.")
+        raise InvalidRecord(
+            f'A record of "{group.name}" is a dict of features; got {type(record).__name__}.'
+        )
     names = {feature.name for feature in group.features}
     if not record.keys() <= names:
         first = min(str(name) for name in record.keys() - names)

@@ -123,7 +123,7 @@ def _all(column: pa.Array) -> pa.Array:
 
 
 def validate(
-    database: Database, plan: Plan, table: pa.Table, options: Options
+    database: Database, plan: Plan, table: pa.Table, options: Options, first_row: int = 0
 ) -> tuple[Batch, int]:
     """Check every row and bring every column to its exact type.
 
@@ -149,18 +149,27 @@ def validate(
     _refuse_large(plan, columns, refused)
     _refuse_long_keys(plan, columns, refused)
     if refused and not options.skip_bad_rows:
-        timed = all(why.startswith("event time") for why in refused.reasons.values())
-        raise (InvalidEventTime if timed else InvalidRecord)(
-            f'"{plan.group.name}": {refused.summary(table.num_rows)}. None of them was stored; '
-            'mend them, or pass on_error="skip" to leave them out.',
-            rows=refused.first(),
-        )
+        raise _refusal(plan, refused, table.num_rows, first_row)
     rejected = set(refused.rows)
     if rejected:
         kept = np.delete(np.arange(table.num_rows), sorted(rejected))
         columns = {name: column.take(pa.array(kept)) for name, column in columns.items()}
         write_us = None if write_us is None else write_us[kept]
     return _batch(database, plan, columns, write_us, options), len(rejected)
+
+
+def _refusal(plan: Plan, refused: Refused, rows: int, first_row: int) -> InvalidRecord:
+    """Return the error that names the bad rows by their numbers in the whole input."""
+    shifted = Refused()
+    for row, why in refused.first():
+        shifted.add_row(first_row + row, why)
+    shifted.rows = [first_row + row for row in refused.rows]
+    timed = all(why.startswith("event time") for why in refused.reasons.values())
+    return (InvalidEventTime if timed else InvalidRecord)(
+        f'"{plan.group.name}": {shifted.summary(rows)}. None of them was stored; mend them, or '
+        'pass on_error="skip" to leave them out.',
+        rows=shifted.first(),
+    )
 
 
 def _require_columns(plan: Plan, table: pa.Table, options: Options) -> None:
@@ -194,21 +203,17 @@ def _read_columns(
         if feature.name not in table.column_names:
             columns[feature.name] = pa.nulls(table.num_rows, feature.dtype.to_arrow())
             continue
-        column = table.column(feature.name)
-        if feature.name == group.event_time:
-            what = f'event time "{feature.name}"'
-            columns[feature.name] = read_times(
-                column, refused, tz=options.tz, unit=options.unit, what=what
-            )
-        else:
-            columns[feature.name] = read_column(
-                column,
-                feature.dtype,
-                feature.name,
-                refused,
-                tz=options.tz,
-                unit=options.unit,
-            )
+        bad = Refused()
+        columns[feature.name] = read_column(
+            table.column(feature.name),
+            feature.dtype,
+            feature.name,
+            bad,
+            tz=options.tz,
+            unit=options.unit,
+        )
+        for row in bad.rows:
+            refused.add_row(row, f"{_what(plan, feature)}: {bad.reasons.get(row, 'likewise')}")
     return columns, _write_times(table, options, refused)
 
 
@@ -235,6 +240,12 @@ def _batch(
         write_us=write_us,
         stores=options.stores,
     )
+
+
+def _what(plan: Plan, feature: Feature) -> str:
+    if feature.name == plan.group.event_time:
+        return f'event time "{feature.name}"'
+    return f'feature "{feature.name}" ({feature.dtype})'
 
 
 def _write_times(table: pa.Table, options: Options, refused: Refused) -> Int64s | None:
@@ -330,7 +341,9 @@ def _list_bytes(column: pa.Array) -> Int64s:
     return sizes
 
 
-def table_of_dicts(plan: Plan, rows: Sequence[Mapping[str, Any]], options: Options) -> pa.Table:
+def table_of_dicts(
+    plan: Plan, rows: Sequence[Mapping[str, Any]], options: Options, first_row: int = 0
+) -> pa.Table:
     """Bring dicts to the group's types by the rules of a single put, and name the bad ones."""
     group = plan.group
     known = {feature.name for feature in group.features}
@@ -339,12 +352,13 @@ def table_of_dicts(plan: Plan, rows: Sequence[Mapping[str, Any]], options: Optio
         for name in row:
             if name not in known and name != options.write_time:
                 raise UnknownFeature(
-                    f'Row {number}: "{name}" is no feature of "{group.name}".'
+                    f'Row {first_row + number}: "{name}" is no feature of "{group.name}".'
                     f"{did_you_mean(str(name), known)}"
                 )
     arrays = {}
     for feature in group.features:
-        values = [_checked(row.get(feature.name), feature, options) for row in rows]
+        what = _what(plan, feature)
+        values = [_checked(row.get(feature.name), feature, what, options) for row in rows]
         for number, value in enumerate(values):
             if isinstance(value, InvalidRecord):
                 refused.add_row(number, str(value))
@@ -355,11 +369,7 @@ def table_of_dicts(plan: Plan, rows: Sequence[Mapping[str, Any]], options: Optio
     if not refused:
         return pa.table(arrays)
     if not options.skip_bad_rows:
-        raise InvalidRecord(
-            f'"{group.name}": {refused.summary(len(rows))}. None of them was stored; mend them, '
-            'or pass on_error="skip" to leave them out.',
-            rows=refused.first(),
-        )
+        raise _refusal(plan, refused, len(rows), first_row)
     # A row without event time is refused, and counted, by the validation that follows.
     good = pa.array(~np.isin(np.arange(len(rows)), refused.rows))
     event = arrays[group.event_time]
@@ -367,13 +377,12 @@ def table_of_dicts(plan: Plan, rows: Sequence[Mapping[str, Any]], options: Optio
     return pa.table(arrays)
 
 
-def _checked(value: Any, feature: Feature, options: Options) -> Any:
+def _checked(value: Any, feature: Feature, what: str, options: Options) -> Any:
     """Return the physical value, or the error that says why it is none."""
     if is_null(value):
         return None
     try:
         if feature.dtype.kind == "timestamp":
-            what = f'feature "{feature.name}"'
             return to_us(value, tz=options.tz, unit=options.unit, what=what)
         return feature.dtype.check(value, feature.name, tz=options.tz)
     except InvalidRecord as error:

@@ -9,17 +9,18 @@
 The read transaction is over before the first byte of a file is read: a long reader would make
 LMDB's file grow.  What keeps the files is the *pin*, a lock file that names the manifest version
 the reader may still need; the kernel lets it go when the process dies.  The pin is taken before
-the transaction begins and names version 0, "everything", until the version is known, so that no
-cleaner can slip in between.
+the transaction begins and, while it is empty, stands for everything, so that no cleaner can slip
+in between.
 """
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from featurestore.errors import ReadOnlyStore
+from featurestore.errors import ReadOnlyStore, StoreFull
 from featurestore.storage import files
 
 if TYPE_CHECKING:
@@ -92,16 +93,17 @@ class Pin:
     def __init__(self, locks: Path) -> None:
         self._lock: files.FileLock | None = None
         try:
-            self._lock = files.own(locks / f"pin-{uuid.uuid4().hex}", b"0")
-        except ReadOnlyStore:
-            # Read-only media, or a user who may only read.  Files stay for the cleaner's grace
-            # time all the same.
+            self._lock = files.own(locks / f"pin-{uuid.uuid4().hex}")
+        except (ReadOnlyStore, StoreFull):
+            # Read-only media, a user who may only read, a disk without room for a name.  Reading
+            # goes on: files stay for the cleaner's grace time all the same.
             return
 
     def narrow(self, manifest_version: int) -> None:
         """Say which version is needed, now that it is known."""
         if self._lock is not None:
-            self._lock.write(b"%d" % manifest_version)
+            with contextlib.suppress(StoreFull):  # an empty pin needs everything, which is safe
+                self._lock.write(b"%d" % manifest_version)
 
     def release(self) -> None:
         """Let the files go."""

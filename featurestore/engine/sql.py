@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -49,7 +50,7 @@ from featurestore.engine.sql_views import create_views
 from featurestore.errors import InvalidInput, InvalidQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from featurestore.engine.database import Database
@@ -171,14 +172,14 @@ def snapshots_of(database: Database, clock_us: int, *, seq: int | None = None) -
             sources = {}
             for name, group in exact.items():
                 snapshot = snapshots[group]
-                served = _served(database, snapshot, clock_us) if name in latest else None
+                served = _served(snapshot, clock_us) if name in latest else None
                 sources[name] = Source(snapshot, served)
             yield sources
 
     return provide
 
 
-def _served(database: Database, snapshot: GroupSnapshot, clock_us: int) -> pa.Table:
+def _served(snapshot: GroupSnapshot, clock_us: int) -> pa.Table:
     plan = Plan(snapshot.group)
     return latest_table(plan, snapshot.latest_keys, snapshot.latest_records, clock_us)
 
@@ -199,6 +200,8 @@ def _lend_tables(
     duck: Session, tables: Mapping[str, Any], named: set[tuple[str | None, str]]
 ) -> set[tuple[str | None, str]]:
     """Lend the tables that a query names; returns those names."""
+    if not isinstance(tables, Mapping) or not all(isinstance(name, str) for name in tables):
+        raise InvalidInput(f"tables is a dict of tables by name; got {tables!r:.100}.")
     given = {name.lower(): name for name in tables}
     lent = {table for table in named if table[0] is None and table[1].lower() in given}
     for _, name in lent:

@@ -140,25 +140,25 @@ class _ViewWriter:
         branches: dict[tuple[Any, ...], list[FileEntry]] = defaultdict(list)
         selects = []
         for source in sources:
-            late = source.max_seq > self._seq
+            cut = source.max_seq > self._seq
             if source.entry is None:
-                selects.append(self._arrow_rows("tail", self._tail, late=late))
+                selects.append(self._arrow_rows("tail", self._tail, cut=cut))
             elif source.entry.kind == "staged" and not self._rows_have_places:
                 table = read_history(self._root, source.entry, self._group)
-                selects.append(self._arrow_rows(f"{source.entry.file_id:x}", table, late=late))
+                selects.append(self._arrow_rows(f"{source.entry.file_id:x}", table, cut=cut))
             else:
-                branches[self._shape(source.entry, late=late)].append(source.entry)
-        for (features, staged, partial, late), entries in branches.items():
+                branches[self._shape(source.entry, cut=cut)].append(source.entry)
+        for (features, staged, partial, cut), entries in branches.items():
             select = self._file_rows(entries, features, staged=staged, partial=partial)
-            selects.append(self._as_of(select) if late else select)
+            selects.append(self._as_of(select) if cut else select)
         return " UNION ALL ".join(selects) if selects else self._no_rows()
 
-    def _shape(self, entry: FileEntry, *, late: bool) -> tuple[frozenset[str], bool, bool, bool]:
+    def _shape(self, entry: FileEntry, *, cut: bool) -> tuple[frozenset[str], bool, bool, bool]:
         """Return what files must have in common to be read by one read_parquet."""
         features = frozenset(
             f.name for f in self._group.features if f.since <= entry.schema_version
         )
-        return features, entry.kind == "staged", entry.visible_rows < entry.rows, late
+        return features, entry.kind == "staged", entry.visible_rows < entry.rows, cut
 
     def _file_rows(
         self, entries: Sequence[FileEntry], features: frozenset[str], *, staged: bool, partial: bool
@@ -182,12 +182,14 @@ class _ViewWriter:
             f"{typed[name]} AS {quoted(name)}" if name in typed else quoted(name)
             for name in self._layout
         )
-        return f"SELECT {columns} FROM read_parquet([{paths}]){visible}"
+        # Otherwise a folder above the store, named like `run=7`, would become a column `run`.
+        options = "hive_partitioning = false"
+        return f"SELECT {columns} FROM read_parquet([{paths}], {options}){visible}"
 
-    def _arrow_rows(self, name: str, table: pa.Table, *, late: bool) -> str:
+    def _arrow_rows(self, name: str, table: pa.Table, *, cut: bool) -> str:
         source = self._session.lend(f"__{self._group.id}_{name}", table)
         select = f"SELECT {_columns(self._layout)} FROM {source}"
-        return self._as_of(select) if late else select
+        return self._as_of(select) if cut else select
 
     def _as_of(self, select: str) -> str:
         return f"SELECT * FROM ({select}) WHERE {WRITE_SEQ} <= {self._seq}"
@@ -254,27 +256,26 @@ def _columns(names: Iterable[str]) -> str:
     return ", ".join(quoted(name) for name in names)
 
 
+_SCALAR_TYPES = {
+    ("bool", 0): "BOOLEAN",
+    ("int", 8): "TINYINT",
+    ("int", 16): "SMALLINT",
+    ("int", 32): "INTEGER",
+    ("int", 64): "BIGINT",
+    ("float", 32): "FLOAT",
+    ("float", 64): "DOUBLE",
+    ("string", 0): "VARCHAR",
+    ("binary", 0): "BLOB",
+    ("date", 0): "DATE",
+    ("timestamp", 0): "TIMESTAMPTZ",  # microseconds
+}
+
+
 def _type(dtype: DType) -> str:
     """Return DuckDB's name of a dtype."""
-    if dtype.element is not None and dtype.kind == "list":
-        return f"{_type(dtype.element)}[]"
-    if dtype.kind == "vector":
-        return f"{'FLOAT' if dtype.bits == 32 else 'DOUBLE'}[{dtype.length}]"
-    if dtype.kind == "timestamp":
-        return "TIMESTAMPTZ"  # microseconds
-    names = {
-        ("bool", 0): "BOOLEAN",
-        ("int", 8): "TINYINT",
-        ("int", 16): "SMALLINT",
-        ("int", 32): "INTEGER",
-        ("int", 64): "BIGINT",
-        ("float", 32): "FLOAT",
-        ("float", 64): "DOUBLE",
-        ("string", 0): "VARCHAR",
-        ("binary", 0): "BLOB",
-        ("date", 0): "DATE",
-    }
-    return names[dtype.kind, dtype.bits]
+    if dtype.element is not None:
+        return f"{_type(dtype.element)}[{dtype.length or ''}]"
+    return _SCALAR_TYPES[dtype.kind, dtype.bits]
 
 
 def _feature_expression(name: str, dtype: DType, *, present: bool) -> str:

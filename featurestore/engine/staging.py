@@ -58,6 +58,11 @@ class Counts:
     rejected: int = 0
     replayed: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Rows of the input that these counts speak of."""
+        return self.accepted + self.rejected + self.replayed
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             self.accepted + other.accepted,
@@ -69,7 +74,7 @@ class Counts:
 
 
 def through_journal(
-    database: Database, batch: Batch, request: tuple[str, bytes], now_us: int
+    database: Database, batch: Batch, request: requests.Request, now_us: int
 ) -> Counts:
     """Commit a small batch in one transaction, like ``write``."""
     group = batch.plan.group
@@ -78,7 +83,7 @@ def through_journal(
     newest = order[_run_ends(batch.key_codes[order])]
 
     def work(commit: Commit) -> Counts:
-        known = requests.find(commit.env, commit.txn, *request, commit.write_time_us)
+        known = requests.find(commit.env, commit.txn, request, commit.write_time_us)
         if known is not None:
             return Counts(replayed=batch.rows)
         _require_group(commit, batch)
@@ -92,7 +97,7 @@ def through_journal(
                 commit.journal(group.id, first + row, batch.keys[code], stamped[row])
         late = _move_latest(commit, batch, newest, {int(r): stamped[r] for r in newest})
         counts = _counted(batch, np.arange(batch.rows), late, commit.write_time_us)
-        requests.save(commit.env, commit.txn, *request, commit.write_time_us, {"done": True})
+        requests.save(commit.env, commit.txn, request, commit.write_time_us, {"done": True})
         return counts
 
     bytes_needed = 2 * sum(map(len, records)) + 64 * batch.rows
@@ -160,7 +165,7 @@ class Staging:
         self,
         database: Database,
         batch: Batch,
-        request: tuple[str, bytes],
+        request: requests.Request,
         now_us: int,
         *,
         atomic: bool,
@@ -201,7 +206,7 @@ class Staging:
 
     def _progress(self) -> Any:
         with self.database.read() as txn:
-            return requests.find(self.database.env, txn, *self.request, self.now_us)
+            return requests.find(self.database.env, txn, self.request, self.now_us)
 
     def _find(self, file_id: int) -> manifest.FileEntry:
         with self.database.read() as txn:
@@ -221,7 +226,7 @@ class Staging:
             self._table(),
             self.now_us,
             visible_rows=0,
-            request=self.request[0],
+            request=self.request.key.hex(),
         )
 
     def _table(self) -> pa.Table:
@@ -295,7 +300,7 @@ class Staging:
                 "rows": end,
                 "slice_rows": self.slice_rows,
             }
-            requests.save(commit.env, commit.txn, *self.request, commit.write_time_us, state)
+            requests.save(commit.env, commit.txn, self.request, commit.write_time_us, state)
             return grown, _counted(batch, rows, before, commit.write_time_us)
 
         bytes_needed = 2 * sum(map(len, records.values())) + (1 << 16)
@@ -303,7 +308,7 @@ class Staging:
 
     def _require_turn(self, commit: Commit, entry: manifest.FileEntry, start: int) -> None:
         """Nobody else has gone on with this ingest, and nobody took us for dead."""
-        known = requests.find(commit.env, commit.txn, *self.request, commit.write_time_us)
+        known = requests.find(commit.env, commit.txn, self.request, commit.write_time_us)
         ours = known is None if start == 0 else _is_at(known, entry.file_id, start)
         if not ours:
             raise StoreBusy(

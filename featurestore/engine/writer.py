@@ -327,7 +327,7 @@ def apply(commit: Commit, put: Put) -> Outcome:
 
 
 def apply_all(
-    commit: Commit, puts: Sequence[Put], catalog_version: int, request: tuple[str, bytes] | None
+    commit: Commit, puts: Sequence[Put], catalog_version: int, request: requests.Request | None
 ) -> tuple[list[Outcome], bool]:
     """Put the records of one request, of any number of groups; all of them or none.
 
@@ -340,7 +340,7 @@ def apply_all(
     """
     env, txn = commit.env, commit.txn
     if request is not None:
-        known = requests.find(env, txn, *request, commit.write_time_us)
+        known = requests.find(env, txn, request, commit.write_time_us)
         if known is not None:
             return [Outcome(*row) for row in known], True
     if catalog.version(env, txn) != catalog_version:
@@ -348,7 +348,7 @@ def apply_all(
     outcomes = [apply(commit, put) for put in puts]
     if request is not None:
         rows = [outcome.to_json() for outcome in outcomes]
-        requests.save(env, txn, *request, commit.write_time_us, rows)
+        requests.save(env, txn, request, commit.write_time_us, rows)
     return outcomes, False
 
 

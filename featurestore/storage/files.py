@@ -187,7 +187,8 @@ class FileLock:
 
     def write(self, text: bytes) -> None:
         """Replace the lock file's content: what it stands for, read by :func:`held`."""
-        os.pwrite(self._fd, text, 0)
+        with translated(self.path):
+            os.pwrite(self._fd, text, 0)
 
     def release(self, *, unlink: bool = False) -> None:
         """Give the lock up, and remove its file if it was ours alone."""
@@ -217,11 +218,10 @@ def held(path: Path) -> bytes | None:
         os.close(fd)
 
 
-def own(path: Path, text: bytes) -> FileLock:
-    """Create a lock file of our own and hold it, whatever a concurrent clean-up does."""
+def own(path: Path) -> FileLock:
+    """Create an empty lock file of our own and hold it, whatever a concurrent clean-up does."""
     while True:
         lock = FileLock.acquire(path)
-        lock.write(text)
         if lock.is_at_its_path():
             return lock
         lock.release()

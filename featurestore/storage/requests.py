@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.errors import RequestMismatch
 
@@ -28,6 +28,30 @@ _TIME = struct.Struct(">Q")
 _TIME_BIAS = 2**63  # so that times before 1970 sort first
 
 
+class Request(NamedTuple):
+    """What makes a request count once.
+
+    Attributes
+    ----------
+    scope : str
+        Kind of request; ids of different kinds do not meet.
+    id : str
+        Chosen by the caller.
+    digest : bytes
+        16 bytes of its content, from :func:`content_digest`.
+    """
+
+    scope: str
+    id: str
+    digest: bytes
+
+    @property
+    def key(self) -> bytes:
+        """The row's key: ids may be of any length."""
+        name = f"{self.scope}/{self.id}".encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(name, digest_size=32).digest()
+
+
 def content_digest(*parts: bytes) -> bytes:
     """Return a 16-byte digest of a request's content."""
     hasher = hashlib.blake2b(digest_size=16)
@@ -37,9 +61,7 @@ def content_digest(*parts: bytes) -> bytes:
     return hasher.digest()
 
 
-def find(
-    env: Environment, txn: Transaction, request_id: str, digest: bytes, now_us: int
-) -> Any | None:
+def find(env: Environment, txn: Transaction, request: Request, now_us: int) -> Any | None:
     """Return the stored result of a request, or None if it is new or forgotten.
 
     Raises
@@ -47,29 +69,29 @@ def find(
     RequestMismatch
         The id was used within 24 hours for a request with other content.
     """
-    row = txn.get(_key(request_id), db=env.requests)
+    row = txn.get(request.key, db=env.requests)
     if row is None:
         return None
     time_us, found = _HEAD.unpack_from(row)
     if now_us - time_us >= KEPT_US:
         return None
-    if found != digest:
+    if found != request.digest:
         raise RequestMismatch(
-            f'Request id "{request_id}" was used within the last 24 hours for a request with '
+            f'Request id "{request.id}" was used within the last 24 hours for a request with '
             "other content. Use a new id for a new request."
         )
     return json.loads(bytes(row[_HEAD.size :]))
 
 
-def save(
-    env: Environment, txn: Transaction, request_id: str, digest: bytes, now_us: int, result: Any
-) -> None:
+def save(env: Environment, txn: Transaction, request: Request, now_us: int, result: Any) -> None:
     """Store a request's result."""
-    key = _key(request_id)
+    key = request.key
     old = txn.get(key, db=env.requests)
     if old is not None:
-        txn.delete(_TIME.pack(_HEAD.unpack_from(old)[0] + _TIME_BIAS) + key, db=env.request_times)
-    txn.put(key, _HEAD.pack(now_us, digest) + json.dumps(result).encode(), db=env.requests)
+        old_time = _TIME.pack(_HEAD.unpack_from(old)[0] + _TIME_BIAS)
+        txn.delete(old_time + key, db=env.request_times)
+    row = _HEAD.pack(now_us, request.digest) + json.dumps(result).encode()
+    txn.put(key, row, db=env.requests)
     txn.put(_TIME.pack(now_us + _TIME_BIAS) + key, b"", db=env.request_times)
 
 
@@ -84,7 +106,3 @@ def forget_old(env: Environment, txn: Transaction, now_us: int, limit: int = 16)
                 return
             cursor.delete()
             txn.delete(row[_TIME.size :], db=env.requests)
-
-
-def _key(request_id: str) -> bytes:
-    return hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=32).digest()

@@ -305,6 +305,7 @@ def test_a_value_does_not_reach_into_what_is_appended() -> None:
         (12, 1, "encrypted"),
         (63, 0x7F, '"v0" is outside the years'),
         (64, 0xFF, '"v1" points outside'),
+        (64, 16, '"v1" points outside'),
         (72, 0xFF, '"v1" is not UTF-8'),
     ],
 )
@@ -314,6 +315,28 @@ def test_damage_says_what_is_wrong_and_where(place: int, value: int, reason: str
     made[2][place] = value
     with pytest.raises(CorruptStore, match=reason):
         decode_records(group, list(map(bytes, made)))
+
+
+@pytest.mark.parametrize("name", ["timestamp", "date"])
+def test_a_time_beyond_the_calendar_is_corrupt(name: str) -> None:
+    group = group_of([name, f"list<{name}>"])
+    for beyond in (EXTREMES[name][0] - 1, EXTREMES[name][-1] + 1):
+        for row in ({"v0": beyond}, {"v1": [None, 0, beyond]}):
+            [record] = one_by_one(group, [row])
+            with pytest.raises(CorruptStore, match="outside the years"):
+                decode_records(group, [bytes(record)])
+            same_outcome(group, bytes(record))
+
+
+@pytest.mark.parametrize("length", [0, 16, 32])
+def test_a_vector_of_another_length_is_corrupt(length: int) -> None:
+    group = group_of(["vector<float64, 3>"])
+    [record] = one_by_one(group, [{"v0": [1.0, 2.0, 3.0]}])
+    record += bytes(8)
+    record[4], record[60] = len(record), length
+    with pytest.raises(CorruptStore, match='"v0" does not have 3 elements'):
+        decode_records(group, [bytes(record)])
+    same_outcome(group, bytes(record))
 
 
 def test_damage_in_a_later_block_is_counted_from_the_first_row(

@@ -388,6 +388,15 @@ def test_what_lies_under_a_null_is_not_looked_at() -> None:
     assert RecordCodec(group).decode(with_crc(record)) == {"v0": None, "v1": None}
 
 
+def test_elements_of_a_list_must_follow_each_other() -> None:
+    text = parse_dtype("string")
+    heap = bytearray(pack_list(text, ["a", "b", "c"]))
+    assert struct.unpack_from("<III", heap, 8) == (1, 2, 3)
+    struct.pack_into("<III", heap, 8, 2, 1, 3)
+    with pytest.raises(ValueError, match="disordered"):
+        unpack_list(text, heap, 0, len(heap))
+
+
 @pytest.mark.parametrize("count", [2**32 - 1, 2**31, 5])
 @pytest.mark.parametrize("name", SCALARS)
 def test_a_hostile_count_allocates_nothing(name: str, count: int) -> None:

@@ -26,9 +26,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import featurestore as fs
 from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.encoding.keys import KeyHash
-from featurestore.engine import sql_session
+from featurestore.engine import sql, sql_session
 from featurestore.engine.snapshot import GroupSnapshot
 from featurestore.engine.sql import Source, run_query, tables_of
 from featurestore.engine.sql_views import create_views
@@ -44,7 +45,7 @@ from featurestore.storage.manifest import FileEntry, GroupState
 from featurestore.storage.parquet import describe, sort_history, write_history
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 UTC_US = pa.timestamp("us", tz="UTC")
 SEED = b"0123456789abcdef"
@@ -542,6 +543,14 @@ def test_paths_with_the_letters_of_globs_and_of_sql(tmp_path: Path) -> None:
     assert len(query(Provider(files.snapshot()), "FROM weather")) == 2
 
 
+def test_folders_above_the_store_are_no_columns(tmp_path: Path) -> None:
+    files = Files(tmp_path / "temp=7" / "origin=here")
+    files.write("flush", [JFK_1])
+    files.write("flush", [EWR_3])
+    rows = query(Provider(files.snapshot()), "SELECT origin, temp FROM weather ORDER BY temp")
+    assert [tuple(row.values()) for row in rows] == [("JFK", 39.0), ("EWR", 41.0)]
+
+
 # ── when the window is needed ────────────────────────────────────────────────────────────────
 
 
@@ -689,6 +698,90 @@ def test_views_are_what_the_rows_say(
     assert sorted(got) == sorted(row.seq for row in seen)
 
 
+# ── a whole store ────────────────────────────────────────────────────────────────────────────
+
+
+def test_answers_do_not_change_when_history_moves(
+    open_store: Callable[..., fs.FeatureStore],
+) -> None:
+    store = open_store(clock=lambda: at(1000))
+    store.create_feature_group(
+        "Weather-1",
+        record_identifier="origin",
+        event_time="time_hour",
+        features={"origin": "string", "time_hour": "timestamp", "temp": "float64"},
+        ttl="500s",
+    )
+
+    def answers() -> list[pa.Table]:
+        return [
+            store.sql('SELECT * FROM "weather-1" ORDER BY ALL'),
+            store.sql('SELECT * FROM history."Weather-1" ORDER BY write_seq'),
+            store.sql('SELECT * FROM latest."WEATHER-1" ORDER BY ALL'),
+        ]
+
+    steps: list[Callable[[], object]] = [
+        lambda: store.put_record("Weather-1", _record("JFK", 900, 1.0)),
+        lambda: store.put_record("Weather-1", _record("JFK", 900, 2.0)),
+        lambda: store.put_record("Weather-1", _record("EWR", 100, 3.0)),  # expired
+        lambda: store.delete_record("Weather-1", "LGA", event_time=at(950)),
+        lambda: store.put_record("Weather-1", _record("LGA", 940, 4.0)),
+        lambda: store.ingest(
+            "Weather-1",
+            pa.table(
+                {
+                    "origin": [f"K{i % 7}" for i in range(5000)],
+                    "time_hour": pa.array([at(i % 900) for i in range(5000)]),
+                    "temp": np.arange(5000.0),
+                }
+            ),
+        ),
+    ]
+    for number, step in enumerate(steps):
+        step()
+        before = answers()
+        store.flush()
+        assert answers() == before
+        if number % 2:
+            store.compact()
+            assert answers() == before
+    newest, history_, latest = before
+    assert history_.num_rows == 5005
+    assert newest.filter(pa.compute.equal(newest["origin"], "JFK")).to_pylist() == [
+        _record("JFK", 900, 2.0)
+    ]
+    assert latest["origin"].to_pylist() == ["JFK", *(f"K{i}" for i in range(7))]
+
+
+def _record(origin: str, second: int, temp: float) -> dict[str, Any]:
+    return {"origin": origin, "time_hour": at(second), "temp": temp}
+
+
+def test_a_store_without_that_group(store: fs.FeatureStore) -> None:
+    with pytest.raises(UnknownFeatureGroup, match="nothing"):
+        store.sql("FROM nothing")
+    with pytest.raises(UnknownFeatureGroup, match="nothing"):
+        store.sql("FROM latest.nothing")
+
+
+def test_a_moment_of_the_past(open_store: Callable[..., fs.FeatureStore]) -> None:
+    store = open_store(clock=lambda: at(1000))
+    store.create_feature_group(
+        "weather",
+        record_identifier="origin",
+        event_time="time_hour",
+        like=WEATHER.arrow_schema(),
+    )
+    for seq in range(1, 5):
+        store.put_record("weather", _record("JFK", 10, float(seq)))
+        if seq == 2:
+            store.flush()
+    for seq in range(5):
+        provider = sql.snapshots_of(store._database, 0, seq=seq)
+        rows = run_query("SELECT temp FROM weather", None, provider).to_pylist()
+        assert rows == [{"temp": float(seq)}][: min(seq, 1)]
+
+
 # ── parameters, tables, results ──────────────────────────────────────────────────────────────
 
 
@@ -758,6 +851,19 @@ def test_a_table_hides_a_group_of_its_name(files: Files) -> None:
     assert query(provider, "SELECT temp FROM main.weather", tables=mine) == [{"temp": 39.0}]
     assert query(provider, "SELECT temp FROM history.weather", tables=mine) == [{"temp": 39.0}]
     assert query(provider, "SELECT temp FROM weather") == [{"temp": 39.0}]
+
+
+@pytest.mark.parametrize("tables", [[pa.table({"a": [1]})], {1: pa.table({"a": [1]})}, "t"])
+def test_tables_without_names(tables: Any) -> None:
+    with pytest.raises(InvalidInput, match="a dict of tables by name"):
+        run_query("FROM t", None, Provider(), tables=tables)
+
+
+@pytest.mark.parametrize("name", ["a.b", 'say "x"', "it's", "select", "Ä", "main"])
+def test_tables_of_any_name(name: str) -> None:
+    text = 'FROM "' + name.replace('"', '""') + '"'
+    tables = {name: pa.table({"a": [1]})}
+    assert run_query(text, None, Provider(), tables=tables).to_pylist() == [{"a": 1}]
 
 
 def test_a_table_of_no_known_kind() -> None:

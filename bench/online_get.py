@@ -1,0 +1,398 @@
+"""How close is a lookup, from Python, to what LMDB itself costs in C?
+
+The rows are those of :func:`bench.datasets.entities`: 20 features, records of 224 bytes, a million
+keys (full), looked up in random order.  C works on a copy of the store's own LMDB file with the
+store's own keys, and copies each value out; that is all it does.
+
+==============  ==================================================================================
+case            the store answers with
+==============  ==================================================================================
+one             `get_record`: a dict of all features, or of three
+batch_1000      `batch_get_record`: an Arrow table with status and age; keys given as a list, or as
+batch_100       an Arrow array.  For few keys the fixed cost of any Arrow table is part of the
+batch_10        limit: ``empty_table`` builds one of the same schema
+features        `get_features`: five groups x 100 entities, at one snapshot
+first           a new process: import, open, get one record
+==============  ==================================================================================
+
+**A surprise would be** a batch of 1,000 keys dearer than 1,000 times C: sorted keys touch pages in
+order, and the decoding is a loop over bytes that are in the cache by then.
+
+**The bound.**  A random `mdb_get` in a file larger than the caches is a handful of cache and TLB
+misses; no path from Python can do one for less.  A single `get_record` adds the call, the key, the
+checksum and a dict of 22 entries.
+
+**Reached** (full size, medians of the rounds; ``python -m bench online_get --size full``): not yet
+measured on a quiet machine.
+
+What is to the peers' advantage: Redis and py-lmdb hand out bytes, not decoded; Redis works in a
+server whose CPU is not in its figure (it is in the result as ``server_cpu_s``); Feast's response is
+not converted, and it searches a tenth of the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from bench import datasets, feast_peer, online_world, peers
+from bench.harness import ROOT, Case, Goal, Run, Side, ratio, timed_calls
+from bench.online_world import GROUP, VIEW, VIEW_ENTITIES, VIEW_GROUPS
+
+SIZES = online_world.SIZES
+HEAVY = ("duckdb", "numba", "numpy", "pandas", "pyarrow")
+
+
+def _batches(entities: Sequence[int], of: int) -> list[list[int]]:
+    """Return whole batches; all of the entities as one where they are fewer."""
+    whole = [list(entities[i : i + of]) for i in range(0, len(entities) - of + 1, of)]
+    return whole or [list(entities)]
+
+
+def _measure(run: Run, call: Callable[[Any], Any], arguments: Sequence[Any]) -> None:
+    """Warm up, measure, then take the time of each call in a pass of its own."""
+    with run.warming_up():
+        for argument in arguments:
+            call(argument)
+    with run.measuring(len(arguments)):
+        for argument in arguments:
+            call(argument)
+    run.latencies(timed_calls(call, arguments))
+
+
+# ── one key ──────────────────────────────────────────────────────────────────────────────────
+
+
+def one_ours(run: Run, features: list[str] | None = None) -> None:
+    import featurestore as fs
+
+    with fs.open(run.path(online_world.STORE) / "store") as store:
+        with run.compiling():
+            store.get_record(GROUP, 0)
+        _measure(run, lambda key: store.get_record(GROUP, key, features), _gets(run))
+        if features is None:
+            online_world.answers_of_store(run, store, _checked(run))
+
+
+def one_py_lmdb(run: Run, *, held: bool) -> None:
+    stored = peers.Bytes(run.path(online_world.STORE) / "store", GROUP)
+    keys = [stored.key(entity) for entity in _gets(run)]
+    with peers.lmdb_latest(run.path(online_world.LMDB) / "env") as (env, latest):
+        if held:
+            with env.begin(db=latest) as txn:
+                _measure(run, txn.get, keys)
+        else:
+
+            def get(key: bytes) -> bytes:
+                with env.begin(db=latest) as txn:
+                    return bytes(txn.get(key))
+
+            _measure(run, get, keys)
+        with env.begin(db=latest) as txn:
+            records = [txn.get(stored.key(entity)) for entity in _checked(run)]
+    run.answers(stored.rows(_checked(run), records))
+
+
+def by_c(run: Run, *, batch: int, transaction: str) -> None:
+    folder = run.path(online_world.LMDB)
+    out = run.options.scratch / f"values-{os.getpid()}"
+    peers.run_c(
+        run, "get", folder / "env", peers.LATEST, folder / "gets.keys", batch, transaction,
+        folder / "checked.keys", out,
+    )  # fmt: skip
+    stored = peers.Bytes(run.path(online_world.STORE) / "store", GROUP)
+    run.answers(stored.rows(_checked(run), peers.read_values(out)))
+    out.unlink()
+
+
+def one_sqlite(run: Run) -> None:
+    connection = peers.sqlite(run.path(online_world.SQLITE) / "records.db")
+    query = "SELECT * FROM records WHERE entity = ?"
+    names = [column[0] for column in connection.execute(query, (0,)).description]
+
+    def get(key: int) -> dict[str, Any]:
+        return dict(zip(names, connection.execute(query, (key,)).fetchone(), strict=True))
+
+    _measure(run, get, _gets(run))
+    run.answers([peers.sqlite_answer(get(key)) for key in _checked(run)])
+
+
+def by_redis(run: Run, *, batch: int) -> None:
+    stored = peers.Bytes(run.path(online_world.STORE) / "store", GROUP)
+    keys = [stored.key(entity) for entity in _gets(run)]
+    with peers.Redis(run.path(online_world.REDIS)) as server:
+        client = server.client
+        before = server.cpu_seconds()
+        if batch == 1:
+            _measure(run, client.get, keys)
+        else:
+            _measure(run, client.mget, [keys[i : i + batch] for i in range(0, len(keys), batch)])
+        passes = 3  # warm-up, measured, timed
+        run.note(server_cpu_s=(server.cpu_seconds() - before) / passes)
+        run.note(versions={"redis-server": server.version})
+        found = client.mget([stored.key(entity) for entity in _checked(run)])
+    run.answers(stored.rows(_checked(run), found))
+
+
+def by_feast(run: Run, *, kind: str, batch: int) -> None:
+    entities = [entity % run.size.feast_rows for entity in _gets(run)]
+    calls = _batches(entities, batch)[: max(2, run.size.feast_calls // batch)]
+    features = feast_peer.references(GROUP, datasets.FEATURES)
+    with feast_peer.repository(run.path(online_world.FEAST[kind]), kind) as store:
+        with run.compiling():
+            feast_peer.ask(store, features, [0])
+        _measure(run, partial(feast_peer.ask, store, features), calls)
+        run.answers(feast_peer.rows(feast_peer.ask(store, features, _checked(run))))
+
+
+def _gets(run: Run) -> list[int]:
+    return online_world.numbers(run, "gets")
+
+
+def _checked(run: Run) -> list[int]:
+    return online_world.numbers(run, "checked")
+
+
+# ── batches ──────────────────────────────────────────────────────────────────────────────────
+
+
+def batch_ours(run: Run, *, batch: int, as_array: bool = False) -> None:
+    import pyarrow as pa
+
+    import featurestore as fs
+
+    calls: list[Any] = _batches(_gets(run), batch)
+    if as_array:
+        calls = [pa.array(keys) for keys in calls]
+    with fs.open(run.path(online_world.STORE) / "store") as store:
+        with run.compiling():
+            store.batch_get_record({GROUP: calls[0]})
+        _measure(run, lambda keys: store.batch_get_record({GROUP: keys}), calls)
+        found = store.batch_get_record({GROUP: _checked(run)})[GROUP]
+    run.answers(_comparable(found))
+
+
+def _comparable(found: Any) -> list[dict[str, Any]]:
+    assert found.column("status").unique().to_pylist() == ["PRESENT"]
+    return datasets.rows_of(found.drop_columns(["status", "age"]))
+
+
+def empty_table(run: Run) -> None:
+    import featurestore as fs
+
+    with fs.open(run.path(online_world.STORE) / "store", read_only=True) as store:
+        schema = store.batch_get_record({GROUP: [0]})[GROUP].schema
+    calls = range(1000)
+    _measure(run, lambda _: schema.empty_table(), calls)
+
+
+# ── feature views ────────────────────────────────────────────────────────────────────────────
+
+
+def _view_calls(run: Run) -> list[list[int]]:
+    entities = [entity % run.size.view_keys for entity in _gets(run)]
+    return _batches(entities, VIEW_ENTITIES)[: run.size.view_calls]
+
+
+def features_ours(run: Run) -> None:
+    import pyarrow as pa
+
+    import featurestore as fs
+    calls = [pa.table({datasets.ENTITY: keys}) for keys in _view_calls(run)]
+    with fs.open(run.path(online_world.VIEWS) / "store") as store:
+        with run.compiling():
+            store.get_features(VIEW, calls[0])
+        _measure(run, lambda keys: store.get_features(VIEW, keys), calls)
+        found = store.get_features(VIEW, calls[0]).to_pylist()
+    run.answers(found)
+
+
+def features_feast(run: Run, *, kind: str) -> None:
+    calls = _view_calls(run)[: max(2, run.size.view_calls // 10)]
+    features = online_world.view_features(":")
+    with feast_peer.repository(run.path(online_world.FEAST[kind]), kind) as store:
+        with run.compiling():
+            feast_peer.ask(store, features, [0])
+        _measure(run, partial(feast_peer.ask, store, features), calls)
+        run.answers(feast_peer.rows(feast_peer.ask(store, features, calls[0])))
+
+
+# ── a new process ────────────────────────────────────────────────────────────────────────────
+
+_FIRST_GET = """
+import json, sys, time
+start = time.perf_counter()
+import featurestore as fs
+imported = time.perf_counter()
+with fs.open(sys.argv[1]) as store:
+    record = store.get_record(sys.argv[2], 7)
+    got = time.perf_counter()
+assert record["entity"] == 7
+loaded = [name for name in sys.argv[3:] if name in sys.modules]
+from bench.harness import memory
+print(json.dumps({
+    "import_us": (imported - start) * 1e6, "open_and_get_us": (got - imported) * 1e6,
+    "heavy": len(loaded), "loaded": loaded, **memory(),
+}))
+"""
+_BARE = """
+import json
+from bench.harness import memory
+print(json.dumps(memory()))
+"""
+
+
+def _first(run: Run, code: str, *arguments: str) -> None:
+    """Start one process after the other; what each says of itself is taken from the last."""
+    command = [sys.executable, "-c", code, *arguments]
+    said: dict[str, Any] = {}
+
+    def start(_: int) -> None:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        said.update(json.loads(done.stdout))
+
+    with run.warming_up():
+        start(0)
+    with run.measuring(run.size.starts):
+        taken = timed_calls(start, range(run.size.starts))
+    run.latencies(taken)
+    run.note(**said)
+
+
+def first_ours(run: Run) -> None:
+    _first(run, _FIRST_GET, str(run.path(online_world.STORE) / "store"), GROUP, *HEAVY)
+
+
+def first_bare(run: Run) -> None:
+    _first(run, _BARE)
+
+
+# ── cases ────────────────────────────────────────────────────────────────────────────────────
+
+_STORE = (online_world.STORE,)
+_LMDB = (online_world.LMDB,)
+
+
+def _feast(kind: str, batch: int) -> Side:
+    return Side(
+        f"feast_{kind}",
+        partial(by_feast, kind=kind, batch=batch),
+        "a response, not converted",
+        feast=True,
+        steps=(online_world.FEAST[kind],),
+    )
+
+
+def _redis(batch: int) -> Side:
+    return Side("redis", partial(by_redis, batch=batch), "bytes", steps=(online_world.REDIS,))
+
+
+def _c(batch: int, transaction: str) -> Callable[[Run], None]:
+    return partial(by_c, batch=batch, transaction=transaction)
+
+
+ONE = Case(
+    "one",
+    "get_record, one key",
+    "key",
+    (
+        Side("ours", one_ours, "a dict of 22", steps=_STORE),
+        Side("ours_3", partial(one_ours, features=["f03", "i1", "label"]), "a dict of 3", steps=_STORE),
+        Side("c", _c(1, "renew"), "bytes; txn renewed for each", peers.c_compiler, steps=_LMDB),
+        Side("c_held", _c(1, "hold"), "bytes; one txn for all", peers.c_compiler, steps=_LMDB),
+        Side("py_lmdb", partial(one_py_lmdb, held=False), "bytes; a txn for each", steps=_LMDB),
+        Side("py_lmdb_held", partial(one_py_lmdb, held=True), "bytes; one txn", steps=_LMDB),
+        Side("sqlite", one_sqlite, "a dict of 22", steps=(online_world.SQLITE,)),
+        _redis(1),
+        _feast("sqlite", 1),
+    ),
+    (
+        ratio("ours", "c", at_most=6),
+        ratio("ours", "c_held"),
+        ratio("ours_3", "c"),
+        ratio("ours", "py_lmdb"),
+        ratio("sqlite", "ours"),
+        ratio("redis", "ours", of="p50_us"),
+        ratio("feast_sqlite", "ours", at_least=100),
+    ),
+    rounds=5,
+)  # fmt: skip
+
+
+def _batch_case(batch: int) -> Case:
+    ours = partial(batch_ours, batch=batch)
+    array = partial(batch_ours, batch=batch, as_array=True)
+    sides = [
+        Side("ours", ours, "Arrow; keys as a list", steps=_STORE),
+        Side("ours_array", array, "Arrow; keys as an array", steps=_STORE),
+        Side("c", _c(batch, "renew"), "bytes", peers.c_compiler, steps=_LMDB),
+    ]
+    goals = []
+    if batch == 1000:
+        sides += [_redis(batch), _feast("redis", batch)]
+        goals += [
+            ratio("ours", "c", at_most=1.5),
+            ratio("ours_array", "c"),
+            ratio("redis", "ours", of="wall_us"),
+            ratio("feast_redis", "ours", at_least=100),
+        ]
+    else:
+        sides.append(Side("empty_table", empty_table, "Arrow, no rows", steps=_STORE))
+        goals += [
+            ratio("ours", ("c", "empty_table"), at_most=1.5),
+            ratio("ours_array", ("c", "empty_table")),
+        ]
+    question = f"batch_get_record, {batch} random keys a call"
+    return Case(f"batch_{batch}", question, "call", tuple(sides), tuple(goals), rounds=5)
+
+
+def _features_feast(kind: str) -> Side:
+    return Side(
+        f"feast_{kind}",
+        partial(features_feast, kind=kind),
+        "a response, not converted",
+        feast=True,
+        steps=(online_world.FEAST[kind],),
+    )
+
+
+FEATURES = Case(
+    "features",
+    f"get_features, {len(VIEW_GROUPS)} groups x {VIEW_ENTITIES} entities a call",
+    "call",
+    (
+        Side("ours", features_ours, "Arrow", steps=(online_world.VIEWS,)),
+        _features_feast("sqlite"),
+        _features_feast("redis"),
+    ),
+    (
+        ratio("feast_sqlite", "ours", at_least=100),
+        ratio("feast_redis", "ours", at_least=100),
+    ),
+    rounds=5,
+)
+
+FIRST = Case(
+    "first",
+    "a new process: import, open, first get",
+    "process",
+    (
+        Side("ours", first_ours, "one record", steps=_STORE),
+        Side("bare", first_bare, "Python alone"),
+    ),
+    (
+        Goal("of duckdb, numba, numpy, pandas, pyarrow loaded", ("ours",), lambda f: f["ours"]["heavy"], at_most=0, unit=""),
+        Goal("import featurestore", ("ours",), lambda f: f["ours"]["import_us"] / 1e3, unit=" ms"),
+        Goal("open and first get", ("ours",), lambda f: f["ours"]["open_and_get_us"] / 1e3, unit=" ms"),
+        Goal("peak memory", ("ours",), lambda f: f["ours"]["peak_bytes"] / 2**20, unit=" MiB"),
+        ratio("ours", "bare", of="p50_us"),
+    ),
+    rounds=5,
+)  # fmt: skip
+
+CASES = (ONE, *map(_batch_case, (1000, 100, 10)), FEATURES, FIRST)

@@ -1,0 +1,231 @@
+"""What ``online_get`` and ``online_put`` stand on: one online store, as each peer holds it.
+
+::
+
+    entities ─┬─► store      the store, strict            ─┬─► sqlite, redis    the same rows; its bytes
+              │                                            └─► lmdb             a copy of its LMDB file
+              ├─► store-rebuildable
+              ├─► store-views  five groups for get_features
+              └─► feast-sqlite, feast-redis                fewer rows: Feast takes a minute for 100k
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import datasets, feast_peer, peers
+from bench.harness import Run, Step
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GROUP = "online"
+VIEW = "five"
+VIEW_GROUPS = tuple(f"v{i}" for i in range(5))
+VIEW_ENTITIES = 100
+CHECKED = 100
+
+
+@dataclass(frozen=True)
+class Size:
+    """The numbers of one size.
+
+    Attributes
+    ----------
+    keys, gets : int
+        Records in the store; lookups, of one key or in batches.
+    put_rows, put_batches : int
+        Rows of a transaction, and transactions, of which the first warms up.
+    strict_puts : int
+        Durable transactions of one record; each of 16 threads does a sixteenth of 8 times as many.
+    quiet_seconds, background_rows : int
+        How long puts are timed beside an ingest of so many rows at a time.
+    feast_rows, feast_calls : int
+        Rows in Feast, and calls of it: a call takes milliseconds.
+    view_keys, view_calls : int
+        Records in each of five groups, and calls of `get_features`.
+    starts : int
+        New processes.
+    """
+
+    keys: int
+    gets: int
+    put_rows: int
+    put_batches: int
+    strict_puts: int
+    put_seconds: float
+    background_rows: int
+    feast_rows: int
+    feast_calls: int
+    view_keys: int
+    view_calls: int
+    starts: int
+
+
+SIZES = {
+    "tiny": Size(2_000, 200, 200, 3, 24, 0.5, 20_000, 400, 2, 200, 2, 2),
+    "small": Size(100_000, 20_000, 10_000, 6, 400, 5.0, 500_000, 10_000, 50, 5_000, 50, 5),
+    "full": Size(1_000_000, 200_000, 10_000, 31, 2_000, 30.0, 2_000_000, 100_000, 500, 20_000, 200, 10),
+}  # fmt: skip
+
+
+# ── making ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _make_entities(run: Run, folder: Path) -> None:
+    import numpy as np
+
+    size = run.size
+    datasets.save(datasets.entities(size.keys, run.seed), folder / "entities.arrow")
+    put = datasets.updates(size.put_rows * size.put_batches, size.keys, run.seed)
+    datasets.save(put, folder / "updates.arrow")
+    chance = np.random.default_rng((run.seed, 4))
+    np.save(folder / "gets.npy", chance.integers(0, size.keys, size.gets))
+    np.save(folder / "checked.npy", chance.integers(0, size.feast_rows, CHECKED))
+
+
+ENTITIES = Step("entities", _make_entities)
+
+
+def table(run: Run, name: str = "entities") -> pa.Table:
+    """Return the entities, or their updates."""
+    return datasets.read(run.path(ENTITIES) / f"{name}.arrow")
+
+
+def numbers(run: Run, name: str) -> list[int]:
+    """Return the entities to look up, ``gets``, or those whose answer is compared, ``checked``."""
+    import numpy as np
+
+    found: list[int] = np.load(run.path(ENTITIES) / f"{name}.npy").tolist()
+    return found
+
+
+def _make_store(run: Run, folder: Path, durability: str = "strict") -> None:
+    import featurestore as fs
+    entities = table(run)
+    with fs.open(folder / "store", durability=durability) as store:
+        store.create_feature_group(
+            GROUP,
+            record_identifier=datasets.ENTITY,
+            event_time=datasets.EVENT_TIME,
+            features=datasets.features_schema(entities),
+        )
+        store.ingest(GROUP, entities)
+
+
+def _make_rebuildable(run: Run, folder: Path) -> None:
+    _make_store(run, folder, "rebuildable")
+
+
+STORE = Step("store", _make_store, after=(ENTITIES,))
+REBUILDABLE = Step("store-rebuildable", _make_rebuildable, after=(ENTITIES,))
+
+
+def _make_lmdb(run: Run, folder: Path) -> None:
+    (folder / "env").mkdir()
+    shutil.copyfile(run.path(STORE) / "store/engine/data.mdb", folder / "env/data.mdb")
+    stored = peers.Bytes(run.path(STORE) / "store", GROUP)
+    for name in ("gets", "checked"):
+        keys = [stored.key(entity) for entity in numbers(run, name)]
+        peers.write_keys(folder / f"{name}.keys", keys)
+    peers.write_puts(folder / "updates.puts", stored.puts(table(run, "updates")))
+
+
+LMDB = Step("lmdb", _make_lmdb, after=(STORE,))
+
+
+def _make_sqlite(run: Run, folder: Path) -> None:
+    peers.sqlite_make(folder / "records.db", table(run))
+
+
+SQLITE = Step("sqlite", _make_sqlite, after=(ENTITIES,))
+
+
+def _make_redis(run: Run, folder: Path) -> None:
+    with (
+        peers.Redis(folder) as server,
+        peers.lmdb_latest(run.path(LMDB) / "env") as (env, latest),
+        env.begin() as txn,
+        server.client.pipeline(transaction=False) as pipe,
+    ):
+        for number, (key, value) in enumerate(txn.cursor(latest)):
+            pipe.set(bytes(key), bytes(value))
+            if number % 10_000 == 9_999:
+                pipe.execute()
+        pipe.execute()
+        server.client.save()
+
+
+REDIS = Step("redis", _make_redis, peers.redis_server, after=(LMDB,))
+
+
+def view_table(run: Run, group: str) -> pa.Table:
+    """Return the rows of one of the five groups; features are named for their group."""
+    number = VIEW_GROUPS.index(group)
+    rows = datasets.entities(run.size.view_keys, run.seed + 100 + number)
+    names = [n if n not in datasets.FEATURES else f"{group}_{n}" for n in rows.column_names]
+    return rows.rename_columns(names)
+
+
+def view_features(between: str) -> list[str]:
+    """Name the features of all five groups, group and feature joined as a store wants it."""
+    return [f"{group}{between}{group}_{f}" for group in VIEW_GROUPS for f in datasets.FEATURES]
+
+
+def _make_views(run: Run, folder: Path) -> None:
+    import featurestore as fs
+    with fs.open(folder / "store") as store:
+        for group in VIEW_GROUPS:
+            rows = view_table(run, group)
+            store.create_feature_group(
+                group,
+                record_identifier=datasets.ENTITY,
+                event_time=datasets.EVENT_TIME,
+                features=datasets.features_schema(rows),
+            )
+            store.ingest(group, rows)
+        store.create_feature_view(VIEW, view_features(":"))
+
+
+VIEWS = Step("store-views", _make_views)
+
+
+def _make_feast(run: Run, folder: Path, kind: str) -> None:
+    tables = {GROUP: table(run).slice(0, run.size.feast_rows)}
+    tables |= {group: view_table(run, group) for group in VIEW_GROUPS}
+    with feast_peer.repository(folder, kind) as store:
+        for name, rows in tables.items():
+            feast_peer.register(store, folder, name, rows)
+            store.write_to_online_store(name, feast_peer.frame(rows))
+
+
+def _make_feast_sqlite(run: Run, folder: Path) -> None:
+    _make_feast(run, folder, "sqlite")
+
+
+def _make_feast_redis(run: Run, folder: Path) -> None:
+    _make_feast(run, folder, "redis")
+
+
+FEAST = {
+    "sqlite": Step(
+        "feast-sqlite", _make_feast_sqlite, peers.feast, feast=True, after=(ENTITIES,)
+    ),
+    "redis": Step(
+        "feast-redis", _make_feast_redis, peers.feast_redis, feast=True, after=(ENTITIES,)
+    ),
+}
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────
+
+
+def answers_of_store(run: Run, store: Any, entities: list[int]) -> None:
+    """Take in what a store answers for some entities."""
+    rows = [dict(store.get_record(GROUP, entity)) for entity in entities]
+    for row in rows:
+        del row[datasets.EVENT_TIME]
+    run.answers(rows)
