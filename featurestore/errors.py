@@ -26,7 +26,6 @@ what was already accepted.
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -189,6 +188,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("zzz", ["weather", "planes"])
     ' There are: "planes", "weather".'
     """
+    import difflib  # only errors need it
+
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:

@@ -219,6 +219,10 @@ class FeatureGroup:
         values = (feature for feature in self.features if feature.name not in keys)
         return tuple(sorted(values, key=lambda feature: feature.id))
 
+    def features_at(self, version: int) -> tuple[Feature, ...]:
+        """Return all features the group had at a version of its schema, in declared order."""
+        return tuple(feature for feature in self.features if feature.since <= version)
+
     def values_at(self, version: int) -> tuple[Feature, ...]:
         """Return the value features of a record that was written at a version of the schema."""
         return tuple(feature for feature in self.value_features if feature.since <= version)

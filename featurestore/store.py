@@ -103,6 +103,18 @@ class FeatureStore:
     """An open feature store; made by :func:`featurestore.open`.  A context manager.
 
     Safe to use from several threads.  Not across fork: open it again in the child.
+
+    Examples
+    --------
+    >>> import tempfile, featurestore as fs
+    >>> with fs.open(tempfile.mkdtemp()) as store:
+    ...     group = store.create_feature_group("planes", record_identifier="tailnum",
+    ...         event_time="at", features={"tailnum": "string", "at": "timestamp", "seats": "int16"})
+    ...     put = store.put_record("planes", {"tailnum": "N14228", "at": "2013-01-01T10:15Z",
+    ...                                       "seats": 149})
+    ...     late = store.put_record("planes", {"tailnum": "N14228", "at": "2012-06-01T00:00Z"})
+    ...     (put.outcome, late.outcome, store.get_record("planes", "N14228", ["seats"]))
+    ('moved', 'late', {'seats': 149})
     """
 
     def __init__(
@@ -187,7 +199,7 @@ class FeatureStore:
         like : table or schema
             Instead of ``features``: take them from a table.
         exist_ok : bool
-            Leave an existing group with the same schema as it is.
+            Leave an existing group as it is, if it has this schema or has grown from it.
         ttl : str or timedelta, optional
             Records live this long after their event time.
         max_future : str, timedelta or None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def create_group(
     database: Database, wanted: FeatureGroup, now_us: int, *, exist_ok: bool
 ) -> FeatureGroup:
-    """Create a group; with ``exist_ok`` one with the same schema is left as it is."""
+    """Create a group; with ``exist_ok`` one that has, or grew from, that schema is left alone."""
 
     def work(commit: Commit) -> FeatureGroup:
         env, txn = commit.env, commit.txn
@@ -51,7 +51,7 @@ def create_group(
                 f'Feature group "{wanted.name}" exists. Pass exist_ok=True to use it as it is.'
             )
         difference = same_schema(existing, wanted)
-        if difference is not None:
+        if difference is not None and not _grew_from(existing, wanted):
             raise SchemaMismatch(
                 f'Feature group "{wanted.name}" exists and is different: {difference}. Use it as '
                 "it is, add features with update_feature_group, or choose another name."
@@ -121,6 +121,14 @@ def drop_view(database: Database, name: str, now_us: int) -> None:
         catalog.drop_view(commit.env, commit.txn, name)
 
     database.writer.call(work, now_us)
+
+
+def _grew_from(existing: FeatureGroup, wanted: FeatureGroup) -> bool:
+    """Return whether the group was once what is wanted: features have only been added since."""
+    return any(
+        same_schema(replace(existing, features=existing.features_at(version)), wanted) is None
+        for version in range(1, existing.version)
+    )
 
 
 def _groups_of(known: Catalog, view: str) -> set[str]:

@@ -333,11 +333,10 @@ def _list_bytes(column: pa.Array) -> Int64s:
     kind = column.type.value_type
     if not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
         return sizes
-    np.add.at(
-        sizes,
-        pc.list_parent_indices(column).to_numpy(zero_copy_only=False),
-        pc.binary_length(column.flatten()).fill_null(0).to_numpy(zero_copy_only=False),
-    )
+    # Not list_parent_indices: it counts the elements hidden under null lists, flatten() does not.
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    texts = pc.binary_length(column.flatten()).fill_null(0).to_numpy(zero_copy_only=False)
+    np.add.at(sizes, np.repeat(np.arange(len(column)), lengths), texts)
     return sizes
 
 

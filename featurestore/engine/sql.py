@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from featurestore.engine.plan import Plan
-from featurestore.engine.reader import latest_table
+from featurestore.engine.reader import latest_table, require_online
 from featurestore.engine.sql_session import quoted, session
 from featurestore.engine.sql_tables import tables_named
 from featurestore.engine.sql_views import create_views
@@ -185,11 +185,16 @@ def _served(snapshot: GroupSnapshot, clock_us: int) -> pa.Table:
 
 
 def _create_views(duck: Session, source: Source, schemas: set[str]) -> None:
+    group = source.snapshot.group
     if "latest" in schemas:
-        group = source.snapshot.group
+        require_online(group)
         table = duck.lend(f"__{group.id}_latest", source.latest)
         duck.create_view(f"latest.{quoted(group.name)}", f"FROM {table}")
     if schemas != {"latest"}:
+        if not group.offline:
+            raise InvalidInput(
+                f'Feature group "{group.name}" keeps no history; read latest."{group.name}".'
+            )
         create_views(duck, source.snapshot, schemas)
 
 

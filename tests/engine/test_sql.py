@@ -764,6 +764,21 @@ def test_a_store_without_that_group(store: fs.FeatureStore) -> None:
         store.sql("FROM latest.nothing")
 
 
+def test_groups_of_one_store_only(store: fs.FeatureStore) -> None:
+    for name, stores in (("on", {"offline": False}), ("off", {"online": False})):
+        features = {"k": "int64", "t": "timestamp"}
+        store.create_feature_group(
+            name, record_identifier="k", event_time="t", features=features, **stores
+        )
+        store.put_record(name, {"k": 1, "t": at(5)})
+    assert store.sql("SELECT k FROM latest.on").to_pylist() == [{"k": 1}]
+    assert store.sql("SELECT k FROM off").to_pylist() == [{"k": 1}]
+    with pytest.raises(InvalidInput, match="keeps no history"):
+        store.sql('FROM history."on"')
+    with pytest.raises(InvalidInput, match="has no online store"):
+        store.sql("FROM latest.off")
+
+
 def test_a_moment_of_the_past(open_store: Callable[..., fs.FeatureStore]) -> None:
     store = open_store(clock=lambda: at(1000))
     store.create_feature_group(
