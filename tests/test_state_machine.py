@@ -255,7 +255,7 @@ class StoreMachine(RuleBasedStateMachine):
         again=st.booleans(),
     )
     def ingest(self, batch: list[Shape], form: str, way: str, again: bool) -> None:
-        """Ingest a small table through the journal, or as large ones are: a staged file, in slices."""
+        """Ingest a small table through the journal, or as a large one: a file, in slices."""
         name = batch[0][0]
         group = self.model.groups[name]
         puts = [self._put(shape) for shape in batch if shape[0] == name]

@@ -76,8 +76,9 @@ def register(store: Any, folder: Path, name: str, table: Any) -> None:
     words = {pa.float64(): Float64, pa.int64(): Int64, pa.bool_(): Bool, pa.string(): String}
     source = folder / f"{name}.parquet"
     pq.write_table(table.slice(0, 1), source)
-    entity = Entity(datasets.ENTITY, join_keys=[datasets.ENTITY], value_type=ValueType.INT64)
-    outside = (datasets.ENTITY, datasets.EVENT_TIME)
+    key = datasets.ENTITY
+    entity = Entity(name=key, join_keys=[key], value_type=ValueType.INT64)
+    outside = (key, datasets.EVENT_TIME)
     view = FeatureView(
         name=name,
         entities=[entity],

@@ -345,6 +345,27 @@ def test_the_way_around_two_gibibytes_gives_the_same(dtype: str) -> None:
         assert point_in_time._take_much(column, place).equals(expected)
 
 
+def test_what_does_not_fit_in_a_chunk_is_parted_in_order() -> None:
+    column = pa.chunked_array([["a", "b", "c"]])
+
+    class Cramped:
+        """As good as ``column``, but with chunks of two values at most."""
+
+        type = column.type
+
+        def cast(self, _kind: pa.DataType) -> Cramped:
+            return self
+
+        def take(self, place: pa.Array) -> pa.ChunkedArray:
+            if len(place) > 2:
+                raise pa.ArrowInvalid("full")
+            return column.take(place)
+
+    taken = point_in_time._take_much(Cramped(), pa.array([2, 0, None, 1, 1, 0, 2]))
+    assert taken.to_pylist() == ["c", "a", None, "b", "b", "a", "c"]
+    assert taken.num_chunks > 2
+
+
 def test_nan_stays_a_value(tmp_path: Path) -> None:
     taken = snapshot(tmp_path, group_of(x="float64"), [[put("JFK", 0, 1, x=float("nan"))]])
     answer = join(labels_at(("JFK", 0), ("EWR", 0)), [FeatureLookup("weather")], {"weather": taken})
