@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import feast_peer, harness, report
-from bench.harness import BenchmarkFailed, Options, Run
+from bench.harness import BenchmarkFailed, Options
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 
@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     formats = asked.formats or harness.formats()
     options = Options(asked.size, asked.seed, scratch, formats, venv)
     if asked.side or asked.step:
-        _inside(asked, options)
+        what = ["--step", asked.step] if asked.step else ["--side", asked.side]
+        # The last line of what a library may also have printed.
+        print(json.dumps(harness.inside(asked.names[0], what, options)), flush=True)
         return 0
     if not asked.names:
         _list()
@@ -53,7 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--formats", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)
-    parser.add_argument("--round", type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
 
@@ -67,20 +68,6 @@ def _list() -> None:
         print(f"{name}: {(module.__doc__ or '').splitlines()[0]}")
         for case in module.CASES:
             print(f"    {case.name:18} {case.question}")
-
-
-def _inside(asked: argparse.Namespace, options: Options) -> None:
-    """Be the process of one side or step."""
-    [name] = asked.names
-    module = harness.load(name)
-    case_name, wanted = (asked.side or asked.step).split("/")
-    case = next(case for case in module.CASES if case.name == case_name)
-    run = Run(options, module.SIZES[options.size], asked.round)
-    if asked.step:
-        harness.do_step(next(step for step in case.steps() if step.name == wanted), run)
-    else:
-        case.side(wanted).work(run)
-        run.finish()
 
 
 def _run(asked: argparse.Namespace, options: Options) -> int:

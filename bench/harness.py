@@ -16,7 +16,8 @@ doing while it does it::
     with run.measuring(len(keys)):   # CPU, wall and peak memory of this stretch
         ...
     run.latencies(nanoseconds)       # of single calls, from a pass of their own
-    run.answers(rows)                # what was read: hashed, and compared between the sides
+    run.answers(rows, expected)      # what was read: compared with the input, and hashed, so
+                                     # that it can be compared between the sides
 
 Peak memory is reset when the stretch begins (Linux), so what making the input took is not in it.
 Pages of a mapped file count as resident; ``anonymous`` is what the process itself has allocated.
@@ -260,15 +261,12 @@ class Run:
         The benchmark's numbers for the size asked for.
     options : Options
         As given on the command line.
-    round : int
-        From 0.
     """
 
-    def __init__(self, options: Options, size: Any, round_: int = 0) -> None:
+    def __init__(self, options: Options, size: Any) -> None:
         self.options = options
         self.size = size
         self.seed = options.seed
-        self.round = round_
         self.found: dict[str, Any] = {"compile_s": 0.0, "warm_up_s": 0.0}
 
     def path(self, step: Step) -> Path:
@@ -279,20 +277,15 @@ class Run:
         return folder
 
     @contextmanager
-    def fresh(self, *sources: Path) -> Iterator[Path]:
-        """Give a folder of copies that may be changed; the copies are on the disk, not on the way.
-
-        One source's content is the folder's content; of several, each keeps its name.
-        """
+    def fresh(self, source: Path | None = None) -> Iterator[Path]:
+        """Give a folder that may be written to, empty or a copy; gone at the end of the block."""
         folder = self.options.scratch / f"fresh-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
-        if len(sources) == 1:
-            shutil.copytree(sources[0], folder)
-        else:
+        if source is None:
             folder.mkdir(parents=True)
-            for source in sources:
-                shutil.copytree(source, folder / source.name)
-        os.sync()  # or the measured fsync would pay for the copying
+        else:
+            shutil.copytree(source, folder)
+            os.sync()  # or the measured fsync would pay for the copying
         try:
             yield folder
         finally:
@@ -317,8 +310,11 @@ class Run:
         self.found[name] += time.perf_counter() - start
 
     @contextmanager
-    def measuring(self, units: int) -> Iterator[None]:
-        """Measure CPU time, wall time and peak memory of a stretch of so many units."""
+    def measuring(self, units: int = 0) -> Iterator[None]:
+        """Measure CPU time, wall time and peak memory of a stretch of so many units.
+
+        Units that are only known afterwards are told by :meth:`note`.
+        """
         reset_peak_memory()
         before, wall = _cpu(), time.perf_counter()
         yield
@@ -343,18 +339,29 @@ class Run:
             "max_us": ordered[-1] / 1e3,
         }
 
-    def answers(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take in what was read, to be compared with what the other sides have read."""
+    def answers(
+        self, rows: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take in what was read: it must be what was written, and what the other sides have read.
+
+        Raises
+        ------
+        BenchmarkFailed
+            It is not what was written.
+        """
         self.found["hash"] = rows_hash(rows)
+        if self.found["hash"] != rows_hash(expected):
+            pairs = zip(rows, expected, strict=True)
+            read, written = next(pair for pair in pairs if rows_hash(pair[:1]) != rows_hash(pair[1:]))
+            raise BenchmarkFailed(f"read:    {read}\nwritten: {written}")
 
     def note(self, **facts: Any) -> None:
         """Take in whatever else is worth a column in the results."""
         self.found |= facts
 
-    def finish(self) -> None:
-        """Print the result: one line of JSON, the last of this process."""
-        self.found["versions"] = {**versions(), **self.found.get("versions", {})}
-        print(json.dumps(self.found), flush=True)
+    def result(self) -> dict[str, Any]:
+        """Return all that was taken in, and by which versions it was found."""
+        return self.found | {"versions": {**versions(), **self.found.get("versions", {})}}
 
 
 def timed_calls(call: Callable[[Any], Any], arguments: Iterable[Any]) -> list[int]:
@@ -488,7 +495,7 @@ def do_step(step: Step, run: Run) -> None:
 
 
 def in_process(name: str, what: Sequence[str], options: Options, *, feast: bool) -> dict[str, Any]:
-    """Run a side or a step of a benchmark in a process of its own; returns what it reports."""
+    """Do a side or a step of a benchmark in a process of its own; returns what it reports."""
     python = sys.executable
     environment = dict(os.environ)
     if feast:
@@ -503,7 +510,26 @@ def in_process(name: str, what: Sequence[str], options: Options, *, feast: bool)
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
         raise BenchmarkFailed(f"{name} {' '.join(what)} failed:\n{tail}")
     lines = done.stdout.splitlines()
-    return dict(json.loads(lines[-1])) if lines else {}
+    return dict(json.loads(lines[-1]) or {})
+
+
+def in_place(name: str, what: Sequence[str], options: Options, *, feast: bool) -> dict[str, Any]:
+    """Do the same in this process: for tests, to which the figures mean nothing."""
+    assert not feast
+    return inside(name, what, options) or {}
+
+
+def inside(name: str, what: Sequence[str], options: Options) -> dict[str, Any] | None:
+    """Be the process of ``--step CASE/STEP`` or ``--side CASE/SIDE``; a side has a result."""
+    module = load(name)
+    part, (case_name, wanted) = what[0], what[1].split("/")
+    case = next(case for case in module.CASES if case.name == case_name)
+    run = Run(options, module.SIZES[options.size])
+    if part == "--step":
+        do_step(next(step for step in case.steps() if step.name == wanted), run)
+        return None
+    case.side(wanted).work(run)
+    return run.result()
 
 
 @dataclass
@@ -555,6 +581,7 @@ def run_case(
     *,
     rounds: int | None = None,
     only: Sequence[str] = (),
+    do: Callable[..., dict[str, Any]] = in_process,
 ) -> Outcome:
     """Make what is missing, then let the sides take turns.
 
@@ -575,13 +602,13 @@ def run_case(
     for step in Case("", "", "", tuple(sides), ()).steps():
         if not step_folder(step, options, size).exists():
             say(f"{name}: making {step.name}")
-            in_process(name, ["--step", f"{case.name}/{step.name}"], options, feast=step.feast)
+            do(name, ["--step", f"{case.name}/{step.name}"], options, feast=step.feast)
     total = rounds or (1 if options.size == "tiny" else case.rounds)
     for round_ in range(total):
         for side in sides:
             say(f"{name}: {case.name}, round {round_ + 1} of {total}: {side.name}")
-            what = ["--side", f"{case.name}/{side.name}", "--round", str(round_)]
-            result = in_process(name, what, options, feast=side.feast)
+            what = ["--side", f"{case.name}/{side.name}"]
+            result = do(name, what, options, feast=side.feast)
             outcome.results.setdefault(side.name, []).append(result)
     require_equal(name, outcome)
     return outcome

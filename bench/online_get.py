@@ -76,7 +76,7 @@ def one_ours(run: Run, features: list[str] | None = None) -> None:
             store.get_record(GROUP, 0)
         _measure(run, lambda key: store.get_record(GROUP, key, features), _gets(run))
         if features is None:
-            online_world.answers_of_store(run, store, _checked(run))
+            _answers(run, online_world.of_store(store, _checked(run)))
 
 
 def one_py_lmdb(run: Run, *, held: bool) -> None:
@@ -95,7 +95,7 @@ def one_py_lmdb(run: Run, *, held: bool) -> None:
             _measure(run, get, keys)
         with env.begin(db=latest) as txn:
             records = [txn.get(stored.key(entity)) for entity in _checked(run)]
-    run.answers(stored.rows(_checked(run), records))
+    _answers(run, stored.rows(_checked(run), records))
 
 
 def by_c(run: Run, *, batch: int, transaction: str) -> None:
@@ -106,7 +106,7 @@ def by_c(run: Run, *, batch: int, transaction: str) -> None:
         folder / "checked.keys", out,
     )  # fmt: skip
     stored = peers.Bytes(run.path(online_world.STORE) / "store", GROUP)
-    run.answers(stored.rows(_checked(run), peers.read_values(out)))
+    _answers(run, stored.rows(_checked(run), peers.read_values(out)))
     out.unlink()
 
 
@@ -119,7 +119,7 @@ def one_sqlite(run: Run) -> None:
         return dict(zip(names, connection.execute(query, (key,)).fetchone(), strict=True))
 
     _measure(run, get, _gets(run))
-    run.answers([peers.sqlite_answer(get(key)) for key in _checked(run)])
+    _answers(run, [peers.sqlite_answer(get(key)) for key in _checked(run)])
     connection.close()
 
 
@@ -137,7 +137,7 @@ def by_redis(run: Run, *, batch: int) -> None:
         run.note(server_cpu_s=(server.cpu_seconds() - before) / passes)
         run.note(versions={"redis-server": server.version})
         found = client.mget([stored.key(entity) for entity in _checked(run)])
-    run.answers(stored.rows(_checked(run), found))
+    _answers(run, stored.rows(_checked(run), found))
 
 
 def by_feast(run: Run, *, kind: str, batch: int) -> None:
@@ -148,7 +148,7 @@ def by_feast(run: Run, *, kind: str, batch: int) -> None:
         with run.compiling():
             feast_peer.ask(store, features, [0])
         _measure(run, partial(feast_peer.ask, store, features), calls)
-        run.answers(feast_peer.rows(feast_peer.ask(store, features, _checked(run))))
+        _answers(run, feast_peer.rows(feast_peer.ask(store, features, _checked(run))))
 
 
 def _gets(run: Run) -> list[int]:
@@ -157,6 +157,10 @@ def _gets(run: Run) -> list[int]:
 
 def _checked(run: Run) -> list[int]:
     return online_world.numbers(run, "checked")
+
+
+def _answers(run: Run, rows: list[dict[str, Any]]) -> None:
+    run.answers(rows, online_world.stored(run))
 
 
 # ── batches ──────────────────────────────────────────────────────────────────────────────────
@@ -175,7 +179,7 @@ def batch_ours(run: Run, *, batch: int, as_array: bool = False) -> None:
             store.batch_get_record({GROUP: calls[0]})
         _measure(run, lambda keys: store.batch_get_record({GROUP: keys}), calls)
         found = store.batch_get_record({GROUP: _checked(run)})[GROUP]
-    run.answers(_comparable(found))
+    _answers(run, _comparable(found))
 
 
 def _comparable(found: Any) -> list[dict[str, Any]]:
@@ -200,6 +204,12 @@ def _view_calls(run: Run) -> list[list[int]]:
     return _batches(entities, VIEW_ENTITIES)[: run.size.view_calls]
 
 
+def _view_rows(run: Run, entities: list[int]) -> list[dict[str, Any]]:
+    tables = [online_world.view_table(run, group).take(entities) for group in VIEW_GROUPS]
+    parts = zip(*(datasets.rows_of(table) for table in tables), strict=True)
+    return [{name: value for part in row for name, value in part.items()} for row in parts]
+
+
 def features_ours(run: Run) -> None:
     import pyarrow as pa
 
@@ -210,7 +220,7 @@ def features_ours(run: Run) -> None:
             store.get_features(VIEW, calls[0])
         _measure(run, lambda keys: store.get_features(VIEW, keys), calls)
         found = store.get_features(VIEW, calls[0]).to_pylist()
-    run.answers(found)
+    run.answers(found, _view_rows(run, calls[0].column(0).to_pylist()))
 
 
 def features_feast(run: Run, *, kind: str) -> None:
@@ -220,7 +230,8 @@ def features_feast(run: Run, *, kind: str) -> None:
         with run.compiling():
             feast_peer.ask(store, features, [0])
         _measure(run, partial(feast_peer.ask, store, features), calls)
-        run.answers(feast_peer.rows(feast_peer.ask(store, features, calls[0])))
+        found = feast_peer.rows(feast_peer.ask(store, features, calls[0]))
+    run.answers(found, _view_rows(run, calls[0]))
 
 
 # ── a new process ────────────────────────────────────────────────────────────────────────────

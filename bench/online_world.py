@@ -105,6 +105,7 @@ def numbers(run: Run, name: str) -> list[int]:
 
 def _make_store(run: Run, folder: Path, durability: str = "strict") -> None:
     import featurestore as fs
+
     entities = table(run)
     with fs.open(folder / "store", durability=durability) as store:
         store.create_feature_group(
@@ -177,6 +178,7 @@ def view_features(between: str) -> list[str]:
 
 def _make_views(run: Run, folder: Path) -> None:
     import featurestore as fs
+
     with fs.open(folder / "store") as store:
         for group in VIEW_GROUPS:
             rows = view_table(run, group)
@@ -223,9 +225,14 @@ FEAST = {
 # ── answers ──────────────────────────────────────────────────────────────────────────────────
 
 
-def answers_of_store(run: Run, store: Any, entities: list[int]) -> None:
-    """Take in what a store answers for some entities."""
+def stored(run: Run) -> list[dict[str, Any]]:
+    """Return the rows in the store of the entities in ``checked``."""
+    return datasets.rows_of(table(run).take(numbers(run, "checked")))
+
+
+def of_store(store: Any, entities: list[int]) -> list[dict[str, Any]]:
+    """Return what a store answers for some entities, as answers are compared."""
     rows = [dict(store.get_record(GROUP, entity)) for entity in entities]
     for row in rows:
         del row[datasets.EVENT_TIME]
-    run.answers(rows)
+    return rows

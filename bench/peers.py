@@ -22,7 +22,6 @@ import socket
 import sqlite3
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -275,18 +274,19 @@ class Redis:
 
     Parameters
     ----------
-    folder : Path, optional
-        Holds the dump it starts from, and saves to; by default it starts empty and saves nothing.
+    folder : Path
+        Holds the dump it starts from, and saves to.
+    durable : bool
+        Append to a log, synced before each answer.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._own_folder = tempfile.TemporaryDirectory() if folder is None else None
-        home = Path(self._own_folder.name) if self._own_folder is not None else folder
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--dir", str(home), "--save", "", "--appendonly", "no"]
+        command += ["--dir", str(folder), "--save", ""]
+        command += ["--appendonly", "yes" if durable else "no", "--appendfsync", "always"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         self.client = self._connect()
 
@@ -297,8 +297,6 @@ class Redis:
         self.client.close()
         self._process.terminate()
         self._process.wait()
-        if self._own_folder is not None:
-            self._own_folder.cleanup()
 
     def _connect(self) -> Any:
         import redis

@@ -109,6 +109,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model()
         self.clock_us = START + 4 * MINUTE
         self.sent: list[tuple[str, tuple[Write, ...], int]] = []
+        self.said: list[Write] = []
         self.loads: list[str] = []
         self.small = False
         self.store: fs.FeatureStore | None = None
@@ -177,6 +178,7 @@ class StoreMachine(RuleBasedStateMachine):
         for result, outcome in zip(results, outcomes, strict=True):
             agreement.same_outcome(result, outcome, replayed=replayed)
             self.count("replayed" if replayed else outcome.outcome)
+        self.said += writes if not replayed else ()
         if request_id is not None and not replayed:
             self.sent.append((request_id, tuple(writes), self.clock_us))
 
@@ -241,6 +243,14 @@ class StoreMachine(RuleBasedStateMachine):
             if self._beyond(writes[0]):
                 return
         self._send(writes, request_id)
+
+    @precondition(lambda self: self.said)
+    @rule(back=st.integers(1, 3))
+    def repeat(self, back: int) -> None:
+        """Send one of the last writes again without an id: if it is current, nothing changes."""
+        write = self.said[-min(back, len(self.said))]
+        if not self._beyond(write):
+            self._send([write], None)
 
     def _beyond(self, write: Write) -> bool:
         limit = self.model.groups[write.group].max_future_us
@@ -358,6 +368,7 @@ class StoreMachine(RuleBasedStateMachine):
             agreement.create(self.store, self.model.groups["fleeting"])
             # What an id of the group that is gone would mean now is not promised.
             self.sent = [s for s in self.sent if all(w.group != "fleeting" for w in s[1])]
+            self.said = [write for write in self.said if write.group != "fleeting"]
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
 

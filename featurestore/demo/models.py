@@ -5,8 +5,8 @@ set it was trained with.  *Served* is what the users get: the same model on the 
 the features that can be had at the moment of asking.  A point-in-time join makes the two one, which
 is its whole purpose; a leaky join parts them, and only production tells.
 
-The models are scikit-learn's gradient boosting as it comes, with a fixed seed and no tuning: what
-differs between the rows of the table is the data.
+The models are scikit-learn's gradient boosting with 60 trees, a fixed seed and no tuning: what
+differs between the rows of the table is the data.  More trees change the third decimal.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEED = 2013
+TREES = 60
 LABEL = "late"
 
 
@@ -67,7 +68,12 @@ def train_and_score(
     seen, categorical = matrix(training_set, features)
     served, _ = matrix(at_serving, features)
     late = training_set[LABEL].to_numpy()
-    model = HistGradientBoostingClassifier(random_state=SEED, categorical_features=categorical)
+    model = HistGradientBoostingClassifier(
+        max_iter=TREES,
+        early_stopping=False,
+        random_state=SEED,
+        categorical_features=categorical,
+    )
 
     def auc(rows: NDArray[np.float64]) -> float:
         return float(roc_auc_score(late[is_test], model.predict_proba(rows[is_test])[:, 1]))

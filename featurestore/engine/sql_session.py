@@ -211,6 +211,8 @@ class _ConnectionPool:
         )
         # History files never change, so their footers need not be read twice.
         connection.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true")
+        # Only a SET turns it off; it would be drawn into the stdout of a script after two seconds.
+        connection.execute("SET enable_progress_bar = false")
         connection.execute("CREATE SCHEMA history; CREATE SCHEMA latest")
         return connection
 
