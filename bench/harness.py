@@ -285,7 +285,7 @@ class Run:
             folder.mkdir(parents=True)
         else:
             shutil.copytree(source, folder)
-            os.sync()  # or the measured fsync would pay for the copying
+        os.sync()  # or the measured fsync would pay for what was written before
         try:
             yield folder
         finally:
@@ -351,9 +351,9 @@ class Run:
         """
         self.found["hash"] = rows_hash(rows)
         if self.found["hash"] != rows_hash(expected):
-            pairs = zip(rows, expected, strict=True)
-            read, written = next(pair for pair in pairs if rows_hash(pair[:1]) != rows_hash(pair[1:]))
-            raise BenchmarkFailed(f"read:    {read}\nwritten: {written}")
+            for read, written in zip(rows, expected, strict=True):
+                if rows_hash([read]) != rows_hash([written]):
+                    raise BenchmarkFailed(f"read:    {read}\nwritten: {written}")
 
     def note(self, **facts: Any) -> None:
         """Take in whatever else is worth a column in the results."""
@@ -425,6 +425,8 @@ def versions() -> dict[str, str]:
     for name in VERSIONED:
         if name in sys.modules:
             found[name] = metadata.version(name)
+    if "sqlite3" in sys.modules:
+        found["sqlite"] = sys.modules["sqlite3"].sqlite_version
     return found
 
 
@@ -683,4 +685,3 @@ def result_lines(name: str, outcome: Outcome, common: Mapping[str, Any]) -> list
                 | dict(common)
             )
     return lines
-

@@ -27,9 +27,9 @@ it every ``max_lock``.
 measured on a quiet machine.
 
 What is to the peers' advantage: SQLite, Redis, py-lmdb and Feast keep no history; C, py-lmdb and
-Redis are given finished bytes; Redis's server is not in its figure (``server_cpu_s``); Feast holds a
-tenth of the rows.
-"""
+Redis are given finished bytes; Redis's server is not in its figure (``server_cpu_s``); Feast holds
+a tenth of the rows.
+"""  # noqa: D400  a benchmark asks a question
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _keys(rows: pa.Table) -> list[int]:
 # ── ten thousand rows a transaction, nothing synced ──────────────────────────────────────────
 
 
-def batch_write(run: Run) -> None:
+def _batch_write(run: Run) -> None:
     import featurestore as fs
 
     batches = _batches(run, _records(_updates(run)))
@@ -107,7 +107,7 @@ def batch_write(run: Run) -> None:
         _answers_of_store(run, store, _checked(run))
 
 
-def batch_ingest(run: Run) -> None:
+def _batch_ingest(run: Run) -> None:
     import featurestore as fs
 
     batches = _batches(run, _updates(run))
@@ -130,7 +130,7 @@ def _answers_of_lmdb(run: Run, folder: Path, rows: pa.Table) -> None:
     run.answers(stored.rows(_keys(rows), records), datasets.rows_of(rows))
 
 
-def batch_c(run: Run, *, order: str = "given", what: str = "both") -> None:
+def _batch_c(run: Run, *, order: str = "given", what: str = "both") -> None:
     made, rows = run.path(online_world.LMDB), run.size.put_rows
     puts = made / "updates.puts"
     with run.fresh(made / "env") as folder:
@@ -138,7 +138,7 @@ def batch_c(run: Run, *, order: str = "given", what: str = "both") -> None:
         _answers_of_lmdb(run, folder, _checked(run))
 
 
-def batch_py_lmdb(run: Run) -> None:
+def _batch_py_lmdb(run: Run) -> None:
     made = run.path(online_world.LMDB)
     batches = _batches(run, peers.read_puts(made / "updates.puts"))
     with run.fresh(made / "env") as folder:
@@ -152,7 +152,7 @@ def batch_py_lmdb(run: Run) -> None:
         _answers_of_lmdb(run, folder, _checked(run))
 
 
-def batch_sqlite(run: Run) -> None:
+def _batch_sqlite(run: Run) -> None:
     table = _updates(run)
     batches = _batches(run, peers.sqlite_rows(table))
     insert = peers.sqlite_insert(table)
@@ -178,7 +178,7 @@ def _answers_of_sqlite(run: Run, connection: Any, rows: pa.Table) -> None:
     connection.close()
 
 
-def batch_redis(run: Run) -> None:
+def _batch_redis(run: Run) -> None:
     batches = _batches(run, peers.read_puts(run.path(online_world.LMDB) / "updates.puts"))
     with run.fresh(run.path(online_world.REDIS)) as folder, peers.Redis(folder) as server:
 
@@ -215,7 +215,7 @@ def _write_feast(run: Run, kind: str, tables: list[Any], checked: pa.Table) -> N
     run.answers(found, datasets.rows_of(checked))
 
 
-def batch_feast(run: Run, *, kind: str) -> None:
+def _batch_feast(run: Run, *, kind: str) -> None:
     _write_feast(run, kind, _batches(run, _updates(run), 2), _checked(run))
 
 
@@ -229,7 +229,7 @@ def _single(run: Run, threads: int = 1) -> list[dict[str, Any]]:
     return records
 
 
-def strict_ours(run: Run) -> None:
+def _strict_ours(run: Run) -> None:
     import featurestore as fs
 
     with (
@@ -249,7 +249,7 @@ def _feast_puts(run: Run) -> int:
     return int(min(run.size.strict_puts, 20))
 
 
-def strict_ours_threads(run: Run) -> None:
+def _strict_ours_threads(run: Run) -> None:
     import featurestore as fs
 
     warm, *records = _single(run, THREADS)
@@ -277,7 +277,7 @@ def strict_ours_threads(run: Run) -> None:
         _answers_of_store(run, store, _checked_single(run))
 
 
-def strict_c(run: Run, *, what: str = "both") -> None:
+def _strict_c(run: Run, *, what: str = "both") -> None:
     made = run.path(online_world.LMDB)
     with run.fresh(made / "env") as folder:
         puts = folder / "single.puts"
@@ -287,7 +287,7 @@ def strict_c(run: Run, *, what: str = "both") -> None:
         _answers_of_lmdb(run, folder, _checked_single(run))
 
 
-def strict_sqlite(run: Run) -> None:
+def _strict_sqlite(run: Run) -> None:
     table = _updates(run).slice(0, 1 + run.size.strict_puts)
     insert = peers.sqlite_insert(table)
     with run.fresh(run.path(online_world.SQLITE)) as folder:
@@ -296,7 +296,7 @@ def strict_sqlite(run: Run) -> None:
         _answers_of_sqlite(run, connection, _checked_single(run))
 
 
-def strict_redis(run: Run) -> None:
+def _strict_redis(run: Run) -> None:
     puts = peers.read_puts(run.path(online_world.LMDB) / "updates.puts")
     puts = puts[: 1 + run.size.strict_puts]
     with run.fresh() as folder, peers.Redis(folder, durable=True) as server:
@@ -306,7 +306,7 @@ def strict_redis(run: Run) -> None:
         _answers_of_redis(run, server, _checked_single(run))
 
 
-def strict_feast(run: Run) -> None:
+def _strict_feast(run: Run) -> None:
     table = _updates(run)
     tables = [table.slice(row, 1) for row in range(1 + _feast_puts(run))]
     _write_feast(run, "sqlite", tables, _checked_single(run))
@@ -362,7 +362,8 @@ def _other_process(run: Run, store: Any) -> Iterator[Callable[[], int]]:
     command = [sys.executable, "-c", code, str(store.path), str(table)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     begun: list[bytes] = []
-    listener = threading.Thread(target=lambda: begun.extend(iter(process.stdout.readline, b"")))  # type: ignore[union-attr]
+    lines: Any = process.stdout
+    listener = threading.Thread(target=lambda: begun.extend(lines))
     listener.start()
     try:
         yield lambda: 99 if process.poll() is not None else len(begun)
@@ -372,6 +373,7 @@ def _other_process(run: Run, store: Any) -> Iterator[Callable[[], int]]:
         process.kill()
         process.wait()
         listener.join()
+        lines.close()
 
 
 @contextmanager
@@ -393,7 +395,7 @@ def _same_process(run: Run, store: Any) -> Iterator[Callable[[], int]]:
         thread.join()
 
 
-def beside(run: Run, background: Callable[..., Any]) -> None:
+def _beside(run: Run, background: Callable[..., Any]) -> None:
     """Put one record after the other while something else goes on, through a whole ingest of it."""
     import featurestore as fs
 
@@ -407,11 +409,15 @@ def beside(run: Run, background: Callable[..., Any]) -> None:
             store.put_record(GROUP, next(records))
             while begun() < 1:
                 time.sleep(0.01)
+
+        def put(record: dict[str, Any]) -> None:
+            store.put_record(GROUP, record)
+
         taken: list[int] = []
         end = time.perf_counter() + run.size.put_seconds
         with run.measuring():
             while time.perf_counter() < end or begun() < 2:
-                taken += timed_calls(lambda record: store.put_record(GROUP, record), [next(records)])
+                taken += timed_calls(put, [next(records)])
         run.latencies(taken)
         run.note(units=len(taken))
 
@@ -419,28 +425,30 @@ def beside(run: Run, background: Callable[..., Any]) -> None:
 # ── cases ────────────────────────────────────────────────────────────────────────────────────
 
 _LMDB = (online_world.LMDB, online_world.STORE)
-
-
-def _feast(kind: str, work: Callable[[Run], None]) -> Side:
-    steps = (online_world.FEAST[kind],)
-    return Side(f"feast_{kind}", work, "latest only", feast=True, steps=steps)
-
+_Store = partial(Side, steps=(online_world.STORE,))
+_Rebuildable = partial(Side, steps=(online_world.REBUILDABLE,))
+_C = partial(Side, needs=peers.c_compiler, steps=_LMDB)
+_Sqlite = partial(Side, "sqlite", gives="from tuples; latest only", steps=(online_world.SQLITE,))
+_Feast = {
+    kind: partial(Side, f"feast_{kind}", gives="latest only", feast=True, steps=(step,))
+    for kind, step in online_world.FEAST.items()
+}
 
 BATCH = Case(
     "batch",
     "many rows a transaction, rebuildable",
     "row",
     (
-        Side("write", batch_write, "from dicts", steps=(online_world.REBUILDABLE,)),
-        Side("ingest", batch_ingest, "from Arrow", steps=(online_world.REBUILDABLE,)),
-        Side("c", batch_c, "from bytes", peers.c_compiler, steps=_LMDB),
-        Side("c_sorted", partial(batch_c, order="sorted"), "from bytes, sorted in each transaction", peers.c_compiler, steps=_LMDB),
-        Side("c_latest", partial(batch_c, what="online"), "from bytes; latest only", peers.c_compiler, steps=_LMDB),
-        Side("py_lmdb", batch_py_lmdb, "from bytes; latest only", steps=_LMDB),
-        Side("sqlite", batch_sqlite, "from tuples; latest only", steps=(online_world.SQLITE,)),
-        Side("redis", batch_redis, "from bytes; latest only", steps=(online_world.REDIS, online_world.STORE)),
-        _feast("sqlite", partial(batch_feast, kind="sqlite")),
-        _feast("redis", partial(batch_feast, kind="redis")),
+        _Rebuildable("write", _batch_write, "from dicts"),
+        _Rebuildable("ingest", _batch_ingest, "from Arrow"),
+        _C("c", _batch_c, "from bytes"),
+        _C("c_sorted", partial(_batch_c, order="sorted"), "from bytes, sorted in each txn"),
+        _C("c_latest", partial(_batch_c, what="online"), "from bytes; latest only"),
+        Side("py_lmdb", _batch_py_lmdb, "from bytes; latest only", steps=_LMDB),
+        _Sqlite(_batch_sqlite),
+        Side("redis", _batch_redis, "from bytes; latest only", steps=(online_world.REDIS,)),
+        _Feast["sqlite"](partial(_batch_feast, kind="sqlite")),
+        _Feast["redis"](partial(_batch_feast, kind="redis")),
     ),
     (
         ratio("write", "c", at_most=1.5),
@@ -453,20 +461,20 @@ BATCH = Case(
         ratio("feast_sqlite", "ingest"),
         ratio("feast_redis", "ingest"),
     ),
-)  # fmt: skip
+)
 
 STRICT = Case(
     "strict",
     "one record a transaction, durable",
     "put",
     (
-        Side("ours", strict_ours, "one thread", steps=(online_world.STORE,)),
-        Side("ours_16", strict_ours_threads, "16 threads", steps=(online_world.STORE,)),
-        Side("c", strict_c, "from bytes", peers.c_compiler, steps=_LMDB),
-        Side("c_latest", partial(strict_c, what="online"), "from bytes; latest only", peers.c_compiler, steps=_LMDB),
-        Side("sqlite", strict_sqlite, "from tuples; latest only", steps=(online_world.SQLITE,)),
-        Side("redis", strict_redis, "from bytes; latest only; log synced", peers.redis_server, steps=_LMDB),
-        _feast("sqlite", strict_feast),
+        _Store("ours", _strict_ours, "one thread"),
+        _Store("ours_16", _strict_ours_threads, "16 threads"),
+        _C("c", _strict_c, "from bytes"),
+        _C("c_latest", partial(_strict_c, what="online"), "from bytes; latest only"),
+        _Sqlite(_strict_sqlite),
+        Side("redis", _strict_redis, "log of bytes; latest only", peers.redis_server, steps=_LMDB),
+        _Feast["sqlite"](_strict_feast),
     ),
     (
         ratio("ours", "c", of="wall_us", at_most=1.5),
@@ -477,14 +485,20 @@ STRICT = Case(
         ratio("feast_sqlite", "ours", of="wall_us"),
     ),
     rounds=5,
-)  # fmt: skip
+)
 
 
 def _longer(side: str) -> Goal:
     def measure(figures: Any) -> float:
         return float(figures[side]["p99_us"] - figures["quiet"]["p99_us"]) / 1e3
 
+    # Two slices of max_lock.
     return Goal(f"p99 {side} - p99 quiet", (side, "quiet"), measure, at_most=100, unit=" ms")
+
+
+def _beside_side(name: str, background: Callable[..., Any], gives: str) -> Side:
+    work = partial(_beside, background=background)
+    return Side(name, work, gives, steps=(online_world.STORE, BACKGROUND))
 
 
 BESIDE_INGEST = Case(
@@ -492,12 +506,12 @@ BESIDE_INGEST = Case(
     "one durable put after the other while a bulk ingest runs",
     "put",
     (
-        Side("quiet", partial(beside, background=_nothing), "nothing beside it", steps=(online_world.STORE,)),
-        Side("process", partial(beside, background=_other_process), "an ingest in another process", steps=(online_world.STORE, BACKGROUND)),
-        Side("thread", partial(beside, background=_same_process), "an ingest in another thread", steps=(online_world.STORE, BACKGROUND)),
+        _beside_side("quiet", _nothing, "nothing beside it"),
+        _beside_side("process", _other_process, "an ingest in another process"),
+        _beside_side("thread", _same_process, "an ingest in another thread"),
     ),
     (_longer("process"), _longer("thread")),
     rounds=5,
-)  # fmt: skip
+)
 
 CASES = (BATCH, STRICT, BESIDE_INGEST)

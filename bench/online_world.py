@@ -2,11 +2,11 @@
 
 ::
 
-    entities ─┬─► store      the store, strict            ─┬─► sqlite, redis    the same rows; its bytes
-              │                                            └─► lmdb             a copy of its LMDB file
+    entities ─┬─► store ────► lmdb ────► redis     a copy of its LMDB file; the records in it
               ├─► store-rebuildable
-              ├─► store-views  five groups for get_features
-              └─► feast-sqlite, feast-redis                fewer rows: Feast takes a minute for 100k
+              ├─► sqlite
+              └─► feast-sqlite, feast-redis        fewer rows: Feast takes a minute for 100k
+    store-views                                    five groups, for get_features
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Size:
     put_rows, put_batches : int
         Rows of a transaction, and transactions, of which the first warms up.
     strict_puts : int
-        Durable transactions of one record; each of 16 threads does a sixteenth of 8 times as many.
-    quiet_seconds, background_rows : int
-        How long puts are timed beside an ingest of so many rows at a time.
-    feast_rows, feast_calls : int
-        Rows in Feast, and calls of it: a call takes milliseconds.
+        Durable transactions of one record by one thread; sixteen do eight times as many together.
+    put_seconds, background_rows : float, int
+        How long puts are timed beside ingests of so many rows each.
+    feast_rows, feast_gets : int
+        Rows in Feast, and lookups of it, which take a millisecond each.
     view_keys, view_calls : int
         Records in each of five groups, and calls of `get_features`.
     starts : int
@@ -59,16 +59,27 @@ class Size:
     put_seconds: float
     background_rows: int
     feast_rows: int
-    feast_calls: int
+    feast_gets: int
     view_keys: int
     view_calls: int
     starts: int
 
 
 SIZES = {
-    "tiny": Size(2_000, 200, 200, 3, 24, 0.5, 20_000, 400, 2, 200, 2, 2),
-    "small": Size(100_000, 20_000, 10_000, 6, 400, 5.0, 500_000, 10_000, 50, 5_000, 50, 5),
-    "full": Size(1_000_000, 200_000, 10_000, 31, 2_000, 30.0, 2_000_000, 100_000, 500, 20_000, 200, 10),
+    "tiny": Size(
+        keys=2_000, gets=200, put_rows=200, put_batches=3, strict_puts=24, put_seconds=0.2,
+        background_rows=20_000, feast_rows=400, feast_gets=20, view_keys=200, view_calls=2, starts=2,
+    ),
+    "small": Size(
+        keys=100_000, gets=20_000, put_rows=10_000, put_batches=6, strict_puts=400, put_seconds=5,
+        background_rows=500_000, feast_rows=10_000, feast_gets=1_000, view_keys=5_000,
+        view_calls=50, starts=5,
+    ),
+    "full": Size(
+        keys=1_000_000, gets=200_000, put_rows=10_000, put_batches=31, strict_puts=2_000,
+        put_seconds=15, background_rows=2_000_000, feast_rows=100_000, feast_gets=5_000,
+        view_keys=20_000, view_calls=200, starts=10,
+    ),
 }  # fmt: skip
 
 
@@ -198,7 +209,7 @@ VIEWS = Step("store-views", _make_views)
 def _make_feast(run: Run, folder: Path, kind: str) -> None:
     tables = {GROUP: table(run).slice(0, run.size.feast_rows)}
     tables |= {group: view_table(run, group) for group in VIEW_GROUPS}
-    with feast_peer.repository(folder, kind) as store:
+    with feast_peer.repository(folder, kind, keep=True) as store:
         for name, rows in tables.items():
             feast_peer.register(store, folder, name, rows)
             store.write_to_online_store(name, feast_peer.frame(rows))
@@ -213,9 +224,7 @@ def _make_feast_redis(run: Run, folder: Path) -> None:
 
 
 FEAST = {
-    "sqlite": Step(
-        "feast-sqlite", _make_feast_sqlite, peers.feast, feast=True, after=(ENTITIES,)
-    ),
+    "sqlite": Step("feast-sqlite", _make_feast_sqlite, peers.feast, feast=True, after=(ENTITIES,)),
     "redis": Step(
         "feast-redis", _make_feast_redis, peers.feast_redis, feast=True, after=(ENTITIES,)
     ),

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from bench import datasets
 
@@ -290,7 +290,7 @@ class Redis:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         self.client = self._connect()
 
-    def __enter__(self) -> Redis:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -109,7 +109,8 @@ class FeatureStore:
     >>> import tempfile, featurestore as fs
     >>> with fs.open(tempfile.mkdtemp()) as store:
     ...     group = store.create_feature_group("planes", record_identifier="tailnum",
-    ...         event_time="at", features={"tailnum": "string", "at": "timestamp", "seats": "int16"})
+    ...         event_time="at",
+    ...         features={"tailnum": "string", "at": "timestamp", "seats": "int16"})
     ...     put = store.put_record("planes", {"tailnum": "N14228", "at": "2013-01-01T10:15Z",
     ...                                       "seats": 149})
     ...     late = store.put_record("planes", {"tailnum": "N14228", "at": "2012-06-01T00:00Z"})
@@ -612,6 +613,8 @@ class FeatureStore:
         lookups = self._lookups(features)
         groups = list(dict.fromkeys(lookup.group for lookup in lookups))
         with self._database.snapshot(groups, seq=self._seq(as_of)) as snapshots:
+            for snapshot in snapshots.values():
+                snapshot.require_history()
             return point_in_time.join(
                 labels,
                 lookups,
@@ -624,7 +627,6 @@ class FeatureStore:
 
     def snapshot(self) -> int:
         """Return the seq of the last commit: a token for ``as_of=`` and ``since=``."""
-        self._database.settle()
         with self._database.read() as txn:
             return commits.last(self._database.env, txn)[0]
 
@@ -693,7 +695,6 @@ class FeatureStore:
         """Move the journal of one group, or of all, into history files; returns rows moved."""
         from featurestore.engine import flusher
 
-        self._writable.settle()
         return flusher.flush(self._writable, self._some_groups(name), self._now_us())
 
     def compact(
@@ -708,7 +709,6 @@ class FeatureStore:
         """Check the whole store against itself; returns the faults, none when it is sound."""
         from featurestore.engine import verify
 
-        self._database.settle()
         return verify.verify(self._database)
 
     def stat(self) -> dict[str, Any]:
@@ -721,7 +721,6 @@ class FeatureStore:
         """Write a consistent copy of the store into a new directory; returns its file count."""
         from featurestore.engine import backup
 
-        self._database.settle()
         return backup.backup(self._database, Path(path).expanduser().absolute())
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────

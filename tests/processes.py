@@ -5,16 +5,21 @@ writer notes what it is about to send and what was acknowledged, each note one `
 opened for appending: a kill loses no note that was made, and leaves at most one request open.
 
 ==========  ====================================================================================
-``write``   single puts, writes of two groups, small tables, deletes; every record carries a
-            token used once in the world
-``read``    one key after the other, and both groups at once: what it sees never goes back, and
-            never shows half of a write
-``tidy``    flush and compact, over and over
+``write``   single puts, writes of two groups, deletes, and tables that are committed in slices of
+            a staged file; every record carries a token used once in the world.  Now and then a
+            put into ``fleeting``, which may be gone at that moment.
+``read``    one key after the other, both groups at once by SQL, and joins: what it sees never
+            goes back, and never shows half of a write
+``tidy``    flush and compact, over and over; delete ``fleeting`` and create it again
 ==========  ====================================================================================
+
+Clocks differ: each process's is some seconds off, one way or the other.  Sizes are small, and
+files that nobody needs are removed at once, so that a few thousand rows see what millions would.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -25,22 +30,40 @@ from pathlib import Path
 from typing import Any
 
 import featurestore as fs
+from featurestore.engine import cleaner, compactor, staging
+from featurestore.engine import ingest as engine_ingest
+from featurestore.storage import parquet
 
 KEYS = 20
 GROUPS = ("left", "right")
+SLICE = 2
 START = datetime(2013, 1, 1, tzinfo=UTC)
+SIZES: list[tuple[Any, str, int]] = [
+    (engine_ingest, "JOURNAL_ROWS_MAX", 2),
+    (staging, "SLICE_ROWS", SLICE),
+    (parquet, "ROW_GROUP_ROWS", SLICE),
+    (compactor, "WINDOW_ROWS", 1000),
+    (compactor, "CELL_ROWS", 300),
+    (cleaner, "GRACE_US", 0),
+]
+"""A table of three rows is large here, a window holds a thousand, and what is removed is gone."""
 
 
-def create(path: Path, **options: Any) -> None:
-    """Make the store with its two groups."""
-    with fs.open(path, **options) as store:
-        for name in GROUPS:
-            store.create_feature_group(
-                name,
-                record_identifier="k",
-                event_time="t",
-                features={"k": "int64", "t": "timestamp", "token": "int64", "pair": "bool"},
-            )
+def create_group(store: fs.FeatureStore, name: str) -> None:
+    """Create one of the groups."""
+    store.create_feature_group(
+        name,
+        record_identifier="k",
+        event_time="t",
+        features={"k": "int64", "t": "timestamp", "token": "int64", "pair": "bool"},
+    )
+
+
+def create(path: Path) -> None:
+    """Make the store with its groups."""
+    with fs.open(path) as store:
+        for name in (*GROUPS, "fleeting"):
+            create_group(store, name)
 
 
 class Log:
@@ -59,75 +82,78 @@ def notes(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def record(k: int, seconds: int, token: int, *, pair: bool = False) -> dict[str, Any]:
+    """Return a record as it is sent."""
+    return {"k": k, "t": START + timedelta(seconds=seconds), "token": token, "pair": pair}
+
+
 # ── roles ────────────────────────────────────────────────────────────────────────────────────
 
 
-def write(path: Path, log: Log, number: int, seconds: float) -> None:
+def write(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None:
     """Write in every way there is until it is time; note what is sent, and what is acknowledged."""
     chance = random.Random(number)
     token = number * 10**9
-    with fs.open(path) as store:
-        stop_at = time.monotonic() + seconds
-        while time.monotonic() < stop_at:
-            way = chance.choice(["put", "put", "pair", "table", "delete"])
-            count = {"put": 1, "delete": 1, "pair": 2, "table": 5}[way]
-            tokens = list(range(token, token + count))
-            token += count
-            records = [_record(chance, t, pair=way == "pair") for t in tokens]
-            group = chance.choice(GROUPS)
-            log.note(sent=tokens, way=way)
-            while True:
-                try:
-                    seqs = _send(store, way, group, records, f"{number}/{token}")
-                except fs.StoreBusy:
-                    continue  # the same request id: at most once
-                break
+    while time.monotonic() < stop_at:
+        way = chance.choice(["put", "put", "put", "pair", "pair", "table", "delete", "fleeting"])
+        count = {"pair": 2, "table": 5}.get(way, 1)
+        tokens = list(range(token, token + count))
+        token += count
+        group = "fleeting" if way == "fleeting" else chance.choice(GROUPS)
+        sent = [(chance.randrange(KEYS), chance.randrange(1000), t) for t in tokens]
+        request = f"{number}/{token}"
+        log.note(sent=tokens, way=way, group=group, records=sent, request=request)
+        records = [record(*values, pair=way == "pair") for values in sent]
+        with contextlib.suppress(fs.UnknownFeatureGroup):  # of `fleeting`
+            seqs = _sent(store, way, group, records, request)
             log.note(acknowledged=tokens, way=way, seqs=seqs)
 
 
-def _record(chance: random.Random, token: int, *, pair: bool) -> dict[str, Any]:
-    at = START + timedelta(seconds=chance.randrange(1000))
-    return {"k": chance.randrange(KEYS), "t": at, "token": token, "pair": pair}
+def _sent(
+    store: fs.FeatureStore, way: str, group: str, records: list[dict[str, Any]], request: str
+) -> list[int]:
+    """Send one request, again while the store is busy; returns seqs, none for a table."""
+    while True:
+        try:
+            return _send(store, way, group, records, request)
+        except fs.StoreBusy:
+            continue
 
 
 def _send(
-    store: fs.FeatureStore, way: str, group: str, records: list[dict[str, Any]], request_id: str
+    store: fs.FeatureStore, way: str, group: str, records: list[dict[str, Any]], request: str
 ) -> list[int]:
-    """Send one request; returns the seqs that were told, none for a table."""
     if way == "table":
-        store.ingest(group, records, id=request_id)
+        store.ingest(group, records, id=request)
         return []
     if way == "pair":
         both = list(zip(GROUPS, records, strict=True))
-        return [result.seq for result in store.write(both, request_id=request_id)]
-    [record] = records
+        return [result.seq for result in store.write(both, request_id=request)]
+    [one] = records
     if way == "delete":
-        deleted = store.delete_record(
-            group, record["k"], event_time=record["t"], request_id=request_id
-        )
-        return [deleted.seq]
-    return [store.put_record(group, record, request_id=request_id).seq]
+        return [store.delete_record(group, one["k"], event_time=one["t"], request_id=request).seq]
+    return [store.put_record(group, one, request_id=request).seq]
 
 
-def read(path: Path, log: Log, number: int, seconds: float) -> None:
+def read(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None:
     """Look from every side until it is time; note every answer that goes back or does not fit."""
     chance = random.Random(number)
     newest: dict[tuple[str, int], tuple[datetime, int]] = {}
     rows = seq = looks = 0
-    with fs.open(path) as store:
-        stop_at = time.monotonic() + seconds
-        while time.monotonic() < stop_at:
-            looks += 1
-            group, key = chance.choice(GROUPS), chance.randrange(KEYS)
-            found = store.get_record(group, key, with_status=True)
-            if found.event_time is not None:
-                now = (found.event_time, found.write_seq)
-                before = newest.get((group, key))
-                if before is not None and now < before:
-                    log.note(fault=f"{group} {key} went from {before} back to {now}")
-                newest[group, key] = now
-            if looks % 20 == 0:
-                rows, seq = _look_at_history(store, log, rows, seq)
+    while time.monotonic() < stop_at:
+        looks += 1
+        group, key = chance.choice(GROUPS), chance.randrange(KEYS)
+        found = store.get_record(group, key, with_status=True)
+        if found.event_time is not None:
+            now = (found.event_time, found.write_seq)
+            before = newest.get((group, key))
+            if before is not None and now < before:
+                log.note(fault=f"{group} {key} went from {before} back to {now}")
+            newest[group, key] = now
+        if looks % 20 == 0:
+            rows, seq = _look_at_history(store, log, rows, seq)
+        if looks % 30 == 0:
+            _look_at_joins(store, log, newest)
     log.note(looks=looks, rows=rows, seq=seq)
 
 
@@ -148,24 +174,43 @@ def _look_at_history(store: fs.FeatureStore, log: Log, rows: int, seq: int) -> t
         log.note(fault=f"half a write is visible: {found}")
     if found["n"] < rows or newest < seq:
         log.note(fault=f"history shrank from {rows} rows, seq {seq}, to {found}")
-    if not before <= newest <= store.snapshot():
+    if newest > store.snapshot():
         log.note(fault=f"history ends at {newest}; the store stood at {before}")
     return found["n"], newest
 
 
-def tidy(path: Path, log: Log, number: int, seconds: float) -> None:
+def _look_at_joins(
+    store: fs.FeatureStore, log: Log, newest: dict[tuple[str, int], tuple[datetime, int]]
+) -> None:
+    """Join every key at a moment after all events: nothing older than what was seen online."""
+    for group in GROUPS:
+        keys = [key for name, key in newest if name == group]
+        labels = store.sql(
+            "SELECT unnest($keys) AS k, $at AS event_time",
+            {"keys": keys, "at": START + timedelta(days=1)},
+        )
+        joined = store.point_in_time(labels, [f"{group}:*"], with_status=True)
+        for key, event_time in zip(
+            joined["k"].to_pylist(), joined[f"{group}__event_time"].to_pylist(), strict=True
+        ):
+            if event_time is None or event_time < newest[group, key][0]:
+                log.note(fault=f"join of {group} {key}: {event_time}, online {newest[group, key]}")
+
+
+def tidy(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None:
     """Flush and compact until it is time."""
     rounds = 0
-    with fs.open(path) as store:
-        stop_at = time.monotonic() + seconds
-        while time.monotonic() < stop_at:
-            rounds += 1
-            try:
-                store.flush()
-                if rounds % 3 == number % 3:
-                    store.compact()
-            except fs.StoreBusy:
-                continue
+    while time.monotonic() < stop_at:
+        rounds += 1
+        with contextlib.suppress(fs.StoreBusy):
+            store.flush()
+            if rounds % 3 == number % 3:
+                store.compact()
+        if rounds % 5 == 0:
+            with contextlib.suppress(fs.UnknownFeatureGroup):
+                store.delete_feature_group("fleeting")
+            with contextlib.suppress(fs.FeatureGroupExists):
+                create_group(store, "fleeting")
     log.note(rounds=rounds)
 
 
@@ -174,8 +219,13 @@ ROLES = {"write": write, "read": read, "tidy": tidy}
 
 def main() -> None:
     """Play one role: ``ROLE NUMBER STORE LOG SECONDS``."""
-    role, number, store, log, seconds = sys.argv[1:]
-    ROLES[role](Path(store), Log(Path(log)), int(number), float(seconds))
+    role, number, path, log, seconds = sys.argv[1:]
+    for module, name, size in SIZES:
+        setattr(module, name, size)
+    off_us = (int(number) % 5 - 2) * 3_000_000
+    notebook = Log(Path(log))
+    with fs.open(path, clock=lambda: time.time_ns() // 1000 + off_us) as store:
+        ROLES[role](store, notebook, int(number), time.monotonic() + float(seconds))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ It is small on purpose: ties, late events, deletes of what was never there and e
 boundary are common in it, not rare.  The groups differ in what can go wrong:
 
 ============  ===============================  ====================================================
-``plain``     one text key, no ttl             int and text features; gains features
+``plain``     one text key, no ttl             a key longer than LMDB takes; gains features
 ``brief``     key of two texts, ttl of 10 min  floats (nan, -0.0) and lists; keys that a careless
                                                joining of texts would mix up
 ``fleeting``  int key, max_future of 3 min     dropped, and created again under its own name
@@ -33,7 +33,7 @@ START = 1_357_016_400 * SECOND
 """2013-01-01T05:00:00Z"""
 
 KEYS: dict[str, list[Key]] = {
-    "plain": [("a",), ("b",), ("",), ("ключ\x00",)],
+    "plain": [("a",), ("b",), ("",), ("ключ\x00",), ("long" * 150,)],
     "brief": [("a", "b"), ("ab", ""), ("", "ab"), ("a\x00", "b")],
     "fleeting": [(0,), (-1,), (2**63 - 1,)],
 }

@@ -108,7 +108,7 @@ def refused(store: fs.FeatureStore, error: type[Exception], *words: str) -> Iter
     sentence = str(caught.value)
     assert not [word for word in words if word.lower() not in sentence.lower()], sentence
     assert looked_at(store) == before
-    assert store.put_record("weather", good(origin="LGA", temp=0.5)).outcome == "moved"
+    assert store.put_record("weather", good(origin="LGA", temp=before["seq"])).outcome == "moved"
 
 
 # ── one record ───────────────────────────────────────────────────────────────────────────────

@@ -337,25 +337,38 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock_us += by
 
     @rule(
-        chore=st.sampled_from(["flush", "flush", "compact", "compact", "reopen"]),
+        chore=st.sampled_from(["flush", "flush", "compact", "compact", "reopen", "backup"]),
         name=st.sampled_from([None, None, "plain", "brief"]),
     )
     def upkeep(self, chore: str, name: str | None) -> None:
-        """Move the journal into files, merge files into cells, or close and open again."""
+        """Move the journal into files, merge files into cells, close and open again, or copy."""
         self.count(chore)
         if chore == "reopen":
             self._close()
             self._open()
+        elif chore == "backup":
+            with fresh_folder(self.store_dir) as folder:
+                self.store.backup(folder / "copy")
+                with fs.open(folder / "copy", clock=lambda: self.clock_us) as copy:
+                    agreement.everything(copy, self.model, self.clock_us)
+                    assert copy.verify() == []
         elif chore == "flush":
             self.store.flush(name)
         else:
             self.store.compact(name)
 
-    @rule(dtype=st.sampled_from([None, *sorted(VALUES)]))
-    def definitions_change(self, dtype: str | None) -> None:
-        """Add a feature, null in what was written before; or drop a group and begin it again."""
+    @rule(
+        dtype=st.sampled_from([None, "ttl", *sorted(VALUES)]),
+        ttl_us=st.sampled_from([None, MINUTE, 10 * MINUTE]),
+    )
+    def definitions_change(self, dtype: str | None, ttl_us: int | None) -> None:
+        """Add a feature, null in what is there; change a ttl; drop a group and begin it again."""
         group = self.model.groups["plain"]
-        if dtype is not None and group.version < 4:
+        if dtype == "ttl":
+            self.count("change ttl")
+            self.store.update_feature_group("brief", ttl=agreement.span(ttl_us))
+            self.model.groups["brief"].ttl_us = ttl_us
+        elif dtype is not None and group.version < 4:
             self.count("add feature")
             name = f"extra{group.version}"
             self.store.update_feature_group("plain", add_features={name: dtype})

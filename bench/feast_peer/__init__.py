@@ -42,8 +42,8 @@ def make_environment(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def repository(folder: Path, kind: str) -> Iterator[Any]:
-    """Open a repository, with its Redis server if it has one; nothing is registered by this."""
+def repository(folder: Path, kind: str, *, keep: bool = False) -> Iterator[Any]:
+    """Open a repository, with its Redis server if it has one; its records are kept if asked for."""
     from feast import FeatureStore, RepoConfig
 
     with contextlib.ExitStack() as stack:
@@ -61,12 +61,12 @@ def repository(folder: Path, kind: str) -> Iterator[Any]:
         )
         store = FeatureStore(config=config)
         yield store
-        if kind == "redis":
+        if kind == "redis" and keep:
             server.client.save()
 
 
 def register(store: Any, folder: Path, name: str, table: Any) -> None:
-    """Register a feature view for a table, its source a Parquet file of one row of it."""
+    """Register a feature view for a table, its source an empty Parquet file like it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from feast import Entity, FeatureView, Field, FileSource, ValueType
@@ -74,15 +74,15 @@ def register(store: Any, folder: Path, name: str, table: Any) -> None:
 
     words = {pa.float64(): Float64, pa.int64(): Int64, pa.bool_(): Bool, pa.string(): String}
     source = folder / f"{name}.parquet"
-    pq.write_table(table.slice(0, 1), source)
+    pq.write_table(table.slice(0, 0), source)
     key = datasets.ENTITY
     entity = Entity(name=key, join_keys=[key], value_type=ValueType.INT64)
-    outside = (key, datasets.EVENT_TIME)
+    features = [f for f in table.schema if f.name not in (key, datasets.EVENT_TIME)]
     view = FeatureView(
         name=name,
         entities=[entity],
         ttl=timedelta(0),
-        schema=[Field(name=f.name, dtype=words[f.type]) for f in table.schema if f.name not in outside],
+        schema=[Field(name=f.name, dtype=words[f.type]) for f in features],
         source=FileSource(path=str(source), timestamp_field=datasets.EVENT_TIME),
     )
     store.apply([entity, view])
@@ -91,6 +91,14 @@ def register(store: Any, folder: Path, name: str, table: Any) -> None:
 def frame(table: Any) -> Any:
     """Return a table as Feast takes it."""
     return table.to_pandas()
+
+
+def require_rows(folder: Path, name: str, rows: int) -> None:
+    """Refuse a source that does not hold so many rows."""
+    import pyarrow.parquet as pq
+
+    found = pq.read_metadata(folder / f"{name}.parquet").num_rows
+    assert found == rows, f"{found} rows offline, {rows} written"
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,8 @@
     compactor       many files -> few disjoint cells
     filing          a history file under an intent, and giving one up
     cleaner         what crashes and finished readers leave behind
-    point_in_time   the join operator over kernels.asof
+    point_in_time   the join operator over kernels.asof (key_index: keys to codes)
+    frames          pandas, Polars or Arrow in, the same out
     sql             DuckDB over files and journal tail at one moment
     changes         every accepted record in order
     groups          definitions of groups and views

@@ -27,6 +27,7 @@ def backup(database: Database, target: Path) -> int:
     """Copy a store into a new folder; returns the number of history files."""
     if target.exists() and any(target.iterdir()):
         raise InvalidInput(f"{target} is not empty. Give the path of a new directory.")
+    database.settle()
     pin = Pin(database.locks)
     try:
         for name in FOLDERS:

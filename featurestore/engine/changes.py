@@ -32,10 +32,12 @@ def changes(
         ``group``, ``seq``, ``write_time``, ``is_deleted``, ``expires_at`` and ``record``, the
         features by name.
     """
-    groups = list(database.catalog().groups) if names is None else names
+    known = database.catalog().groups
+    groups = [name for name in known if known[name].offline] if names is None else names
     with database.snapshot(groups) as snapshots:
         rows: list[tuple[int, str, pa.Table, int]] = []
         for name, snapshot in snapshots.items():
+            snapshot.require_history()
             table = _rows_after(snapshot, since)
             seqs = table.column(WRITE_SEQ).to_pylist()
             rows += [(seq, name, table, row) for row, seq in enumerate(seqs)]

@@ -115,14 +115,18 @@ class Database:
             return apply_all(commit, puts, catalog_version, request)
 
         needed = sum(put.bytes_needed for put in puts)
-        waited_for = self.env.format["durability"] != "relaxed" or request is not None
+        waited_for = not self.writer.relaxed or request is not None
         future = self.writer.submit(work, now_us, bytes_needed=needed, waited_for=waited_for)
         return future.result() if waited_for else (None, False)
 
     def settle(self) -> None:
-        """Wait until everything this process has queued is committed."""
-        if self._writer is not None and self.env.format["durability"] == "relaxed":
-            self._writer.call(lambda _: None, 0)
+        """Wait until what this process has queued is committed: a store sees its own writes.
+
+        Costs nothing unless the store is ``relaxed``, where a write is acknowledged in the queue.
+        """
+        writer = self._writer
+        if writer is not None and writer.relaxed and writer.pending:
+            writer.call(lambda _: None, 0)
 
     def close(self) -> None:
         """Give up one handle; the last one commits what is queued and closes everything."""
@@ -144,6 +148,11 @@ class Database:
                     self._owner.release(unlink=True)
                 self.env.close()
 
+    def _ready(self) -> None:
+        if self.closed:
+            self._require_open()
+        self.settle()
+
     def _require_open(self) -> None:
         if self.closed:
             raise StoreClosed(f"{self.root} is closed. Open it again.")
@@ -153,14 +162,13 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
         """Give a read transaction on an open database."""
-        self._require_open()
+        self._ready()
         with self.env.read() as txn:
             yield txn
 
     def begin_read(self) -> Transaction:
         """Begin a read transaction that the caller must abort; the fastest way to one lookup."""
-        if self.closed:
-            self._require_open()
+        self._ready()
         return self.env.begin_read()
 
     def _known_at(self, txn: Transaction) -> _Known:
@@ -226,7 +234,7 @@ class Database:
         with_latest : collection of str
             Groups of which the online records are copied out too.
         """
-        self._require_open()
+        self._ready()
         pin = Pin(self.locks)
         try:
             with self.env.read() as txn:

@@ -75,15 +75,18 @@ def lookup_features(
             records = fetch(database, txn, plan, keys)
             asked.append(_Asked(lookup, plan, codes, keys, records))
     result: dict[str, pa.ChunkedArray] = {}
+    reported: list[Any] = []
     owners = dict.fromkeys([*taken, *(c for added in columns for c in added)], "the result")
     for one, added in zip(asked, columns, strict=True):
         found, status = _answer(one, {c: f.name for c, f in added.items()}, clock_us)
         result |= found
-        if with_status:
-            label = one.lookup.prefix.rstrip("_") or one.lookup.group
-            for name, column in status.items():
-                claim_column(owners, f"{label}__{name}", one.lookup)
-                result[f"{label}__{name}"] = column
+        reading = (one.lookup.status_columns, one.lookup.keys(one.plan.group), one.lookup.max_age)
+        if with_status and reading not in reported:
+            # Lookups that read the same record say so once.
+            reported.append(reading)
+            for name, column in zip(one.lookup.status_columns, status, strict=True):
+                claim_column(owners, name, one.lookup)
+                result[name] = column
     if single:
         return {name: column.to_pylist()[0] for name, column in result.items()}
     return frames.append(frame, result)
@@ -108,7 +111,8 @@ def _keys(
 
 def _answer(
     asked: _Asked, wanted: Mapping[str, str], clock_us: int
-) -> tuple[dict[str, pa.ChunkedArray], dict[str, pa.ChunkedArray]]:
+) -> tuple[dict[str, pa.ChunkedArray], list[pa.ChunkedArray]]:
+    """Return the features by column, and status, event time and age."""
     found = columns_of(asked.plan, asked.keys, asked.records, clock_us)
     status = found.status
     max_age_us = asked.lookup.max_age_us
@@ -122,8 +126,8 @@ def _answer(
     features = {
         column: pa.chunked_array([found.values[name].take(live)]) for column, name in wanted.items()
     }
-    return features, {
-        "status": pa.chunked_array([pc.fill_null(status.take(rows), str(Status.MISSING))]),
-        "event_time": pa.chunked_array([found.event_time.take(rows)]),
-        "age": pa.chunked_array([found.age.take(rows)]),
-    }
+    return features, [
+        pa.chunked_array([pc.fill_null(status.take(rows), str(Status.MISSING))]),
+        pa.chunked_array([found.event_time.take(rows)]),
+        pa.chunked_array([found.age.take(rows)]),
+    ]

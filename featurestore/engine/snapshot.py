@@ -20,7 +20,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from featurestore.errors import ReadOnlyStore, StoreFull
+from featurestore.errors import InvalidInput, ReadOnlyStore, StoreFull
 from featurestore.storage import files
 
 if TYPE_CHECKING:
@@ -79,6 +79,14 @@ class GroupSnapshot:
                 self.group, self.tail_keys, self.tail_records, self.key_hash
             )
         return self._tail
+
+    def require_history(self) -> None:
+        """Refuse to read history of a group that keeps none."""
+        if not self.group.offline:
+            raise InvalidInput(
+                f'Feature group "{self.group.name}" has no offline store; look its latest records '
+                "up with get_record, or make it with offline=True."
+            )
 
     def read(self, entry: FileEntry, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the visible rows of one of the files; see ``storage.parquet.read_history``."""

@@ -125,6 +125,10 @@ def run_query(
         with snapshot_provider(frozenset(groups.values()), frozenset(latest)) as sources:
             for name, source in sources.items():
                 schemas = {s or "main" for s, table in named if table.lower() == name.lower()}
+                if schemas - {"latest"}:
+                    source.snapshot.require_history()
+                if "latest" in schemas:
+                    require_online(source.snapshot.group)
                 _create_views(duck, source, schemas)
             return duck.run(query, values)
 

@@ -111,7 +111,9 @@ class Writer:
 
     def __init__(self, env: Environment) -> None:
         self._env = env
-        self._relaxed = env.format["durability"] == "relaxed"
+        self.relaxed = env.format["durability"] == "relaxed"
+        #: Jobs queued or under way; a relaxed store has acknowledged some of them.
+        self.pending = 0
         self._jobs: deque[_Job[Any]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -162,6 +164,7 @@ class Writer:
             if self._closing:
                 raise StoreClosed("The store is closed.")
             self._jobs.append(job)
+            self.pending += 1
             self._changed.notify_all()
         return job.future
 
@@ -187,11 +190,13 @@ class Writer:
     def _run(self) -> None:
         while jobs := self._next_group():
             self._commit(jobs)
+            with self._changed:
+                self.pending -= len(jobs)
 
     def _next_group(self) -> list[_Job[Any]]:
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
-            if self._relaxed and self._jobs:
+            if self.relaxed and self._jobs:
                 rest = self._jobs[0].queued_at + RELAXED_WAIT_SECONDS - time.monotonic()
                 self._changed.wait_for(self._somebody_waits, max(0.0, rest))
             group = [self._jobs.popleft() for _ in range(min(len(self._jobs), GROUP_JOBS_MAX))]

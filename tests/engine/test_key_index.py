@@ -28,8 +28,10 @@ def tables(
 ) -> tuple[list[pa.DataType], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Draw the types of a key's parts, and the keys of two tables."""
     parts = draw(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4))
-    keys = st.lists(st.tuples(*(st.none() | st.sampled_from(v) for _, v in parts)), max_size=12)
-    return [kind for kind, _ in parts], draw(keys), draw(keys)
+    key = st.tuples(*(st.sampled_from([*values, *values, None]) for _, values in parts))
+    sizes = draw(st.integers(0, 20)), draw(st.integers(0, 20))
+    here, there = (draw(st.lists(key, min_size=size, max_size=size)) for size in sizes)
+    return [kind for kind, _ in parts], here, there
 
 
 def columns(kinds: list[pa.DataType], keys: list[tuple[Any, ...]]) -> list[pa.Array]:
@@ -56,6 +58,12 @@ def test_codes_are_equal_exactly_when_keys_are(drawn: Any) -> None:
 def test_columns_of_another_type_are_refused() -> None:
     with pytest.raises(pa.ArrowException):
         KeyIndex([pa.array([1])]).find([pa.array(["1"])])
+
+
+def test_a_null_in_a_later_part_is_no_key() -> None:
+    index = KeyIndex([pa.array(["a", "b", "b"]), pa.array([1, None, 1])])
+    assert index.codes.tolist() == [0, NO_KEY, 1]
+    assert index.find([pa.array(["b", "b"]), pa.array([None, 1])]).tolist() == [NO_KEY, 1]
 
 
 def test_many_parts_do_not_overflow() -> None:

@@ -767,6 +767,18 @@ def test_small_files_are_matched_together(
     assert answers[0].equals(answers[2])
 
 
+def test_a_file_read_in_many_chunks(three_years: Watched) -> None:
+    class Chunked(Watched):
+        def read(self, entry: Any, columns: list[str]) -> pa.Table:
+            table = self.inner.read(entry, columns)
+            return pa.concat_tables([table.slice(i, 2) for i in range(0, table.num_rows, 2)])
+
+    labels = labels_at(*(("JFK", t) for t in (109, 104, 3, 105, 208, 1)), ("EWR", 300))
+    chunked = {"weather": Chunked(three_years.inner)}
+    answer = join(labels, [FeatureLookup("weather")], chunked)
+    assert answer["temp"].to_pylist() == [9, 4, 3, 5, 8, 1, 0]
+
+
 # ── the last line ────────────────────────────────────────────────────────────────────────────
 
 
