@@ -349,11 +349,12 @@ class Run:
         BenchmarkFailed
             It is not what was written.
         """
+        if len(rows) != len(expected):
+            raise BenchmarkFailed(f"{len(rows)} rows were read, {len(expected)} written")
+        for read, written in zip(rows, expected, strict=True):
+            if rows_hash([read]) != rows_hash([written]):
+                raise BenchmarkFailed(f"read:    {read}\nwritten: {written}")
         self.found["hash"] = rows_hash(rows)
-        if self.found["hash"] != rows_hash(expected):
-            for read, written in zip(rows, expected, strict=True):
-                if rows_hash([read]) != rows_hash([written]):
-                    raise BenchmarkFailed(f"read:    {read}\nwritten: {written}")
 
     def note(self, **facts: Any) -> None:
         """Take in whatever else is worth a column in the results."""

@@ -195,7 +195,7 @@ def _empty_table(run: Run) -> None:
     with fs.open(run.path(online_world.STORE) / "store", read_only=True) as store:
         schema = store.batch_get_record({GROUP: [0]})[GROUP].schema
     calls = range(1000)
-    _measure(run, lambda _: schema._empty_table(), calls)
+    _measure(run, lambda _: schema.empty_table(), calls)
 
 
 # ── feature views ────────────────────────────────────────────────────────────────────────────
@@ -341,7 +341,7 @@ def _batch_case(batch: int) -> Case:
     if batch == 1000:
         sides.append(_Redis(partial(_by_redis, batch=batch)))
         sides.append(_Feast["redis"](partial(_by_feast, kind="redis", batch=batch)))
-        goals = (
+        goals: tuple[Goal, ...] = (
             ratio("ours", "c", at_most=1.5),
             ratio("ours_array", "c"),
             ratio("redis", "ours", of="wall_us"),

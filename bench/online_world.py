@@ -68,7 +68,8 @@ class Size:
 SIZES = {
     "tiny": Size(
         keys=2_000, gets=200, put_rows=200, put_batches=3, strict_puts=24, put_seconds=0.2,
-        background_rows=20_000, feast_rows=400, feast_gets=20, view_keys=200, view_calls=2, starts=2,
+        background_rows=20_000, feast_rows=400, feast_gets=20, view_keys=200,
+        view_calls=2, starts=2,
     ),
     "small": Size(
         keys=100_000, gets=20_000, put_rows=10_000, put_batches=6, strict_puts=400, put_seconds=5,

@@ -322,6 +322,7 @@ def joins(
         label_time="label",
         as_of=as_of,
         known="write_time" if by_write_time else "event_time",
+        with_status=True,
     )
     assert answer["row"].to_pylist() == list(range(len(labels)))
     seq_max = model.seq_at(micros(as_of)) if isinstance(as_of, datetime) else as_of
@@ -336,14 +337,19 @@ def joins(
             seq_max=math.inf if seq_max is None else seq_max,
             by_write_time=by_write_time,
         )
-        for feature in group.payload:
-            known = status == "PRESENT" and version is not None
-            expected = exactly(version.values.get(feature) if known and version else None)
-            assert found[f"f_{feature}"] == expected, (
-                f"{name}.{feature} of {key!r} at {label_us} (delay {delay_us}, max_age "
-                f"{max_age_us}, as_of {as_of}, by_write_time {by_write_time})\n"
-                f"  store: {found[f'f_{feature}']}\n  model: {expected} ({status}, {version})"
-            )
+        known = status == "PRESENT" and version is not None
+        expected = {
+            f"f_{n}": version.values.get(n) if known and version else None for n in group.payload
+        }
+        expected |= {
+            "f___status": status,
+            "f___event_time": None if version is None else version.event_time_us,
+            "f___age": None if version is None else label_us - version.event_time_us,
+        }
+        assert {n: found[n] for n in expected} == {n: exactly(v) for n, v in expected.items()}, (
+            f"{name} of {key!r} at {label_us} (delay {delay_us}, max_age {max_age_us}, "
+            f"as_of {as_of}, by_write_time {by_write_time}); the model: {status}, {version}"
+        )
 
 
 def everything(store: fs.FeatureStore, model: Model, clock_us: int) -> None:

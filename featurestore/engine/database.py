@@ -14,6 +14,7 @@ number it was read at and asked for nothing else until that moves.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -368,6 +369,16 @@ def _settle_options(database: Database, durability: str | None, quota: int | Non
         )
     if quota is not None and quota != stored["quota"] and not database.read_only:
         database.writer.call(lambda commit: commit.env.put_quota(commit.txn, quota), 0)
+
+
+def _close_all() -> None:
+    """Commit what a process that ends without closing has queued."""
+    for database in list(_shared.values()):
+        database.users = 1
+        database.close()
+
+
+atexit.register(_close_all)
 
 
 def _identity(root: Path) -> tuple[int, int]:

@@ -1,0 +1,310 @@
+"""The benchmarks run, and every side answers as the others do; no figure is asked for.
+
+All of it in the tiny size and, but for one, in this process: what is measured means nothing here,
+what is read means everything.  A peer that is not installed is left out, as it would be outside.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import feast_peer, harness, peers, report
+from bench.harness import BenchmarkFailed, Case, Goal, Options, Outcome, Run, Side, Step, ratio
+
+ROOT = Path(__file__).parents[1]
+CASES = [(name, case) for name in harness.names() for case in harness.load(name).CASES]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    """Return options whose scratch folder all tests share: data are made once."""
+    return Options("tiny", 0, tmp_path_factory.mktemp("bench"), harness.formats())
+
+
+# ── the benchmarks ───────────────────────────────────────────────────────────────────────────
+
+
+def test_the_benchmarks_are_found() -> None:
+    assert {"ingest", "online_get", "online_put"} <= set(harness.names())
+
+
+@pytest.mark.parametrize("name", harness.names())
+def test_a_benchmark_asks_its_question_and_says_what_bounds_it(name: str) -> None:
+    doc = harness.load(name).__doc__ or ""
+    assert doc.splitlines()[0].endswith("?")
+    for part in ("**A surprise would be**", "**The bound.**", "**Reached**"):
+        assert part in doc
+    for case in harness.load(name).CASES:
+        assert re.search(rf"^{case.name}\b", doc, re.MULTILINE), case.name
+
+
+@pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{n}-{c.name}" for n, c in CASES])
+def test_every_side_of_a_case_answers_the_same(name: str, case: Case, options: Options) -> None:
+    outcome = harness.run_case(name, case, options, lambda _: None, do=harness.in_place)
+    here = [side for side in case.sides if harness.why_not(side, options) is None]
+    assert list(outcome.results) == [side.name for side in here]
+    assert set(outcome.left_out) == {side.name for side in case.sides} - set(outcome.results)
+    for side, [result] in outcome.results.items():
+        assert result["units"] > 0, side
+        assert result["versions"]["python"]
+    for goal in case.goals:
+        values = outcome.values(goal)
+        assert (values is None) == bool(set(goal.sides) & set(outcome.left_out))
+        assert values is None or all(map(math.isfinite, values))
+    _, header, rows = report.case_table(outcome)
+    assert [row[0] for row in rows] == [side.name for side in case.sides]
+    assert all(len(row) == len(header) for row in rows)
+    assert all(len(row) == len(report.GOAL_HEADER) for row in report.goal_rows(name, outcome))
+
+
+@pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{n}-{c.name}" for n, c in CASES])
+def test_a_case_names_only_sides_it_has(name: str, case: Case) -> None:
+    sides = [side.name for side in case.sides]
+    assert len(sides) == len(set(sides)), name
+    for goal in case.goals:
+        assert set(goal.sides) <= set(sides)
+
+
+def test_the_command_line_runs_each_side_in_its_own_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "online_get", "--size", "tiny", "--only", "batch_10"]
+    command += ["--sides", "ours,c", "--rounds", "2", "--scratch", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("no empty_table", "<= 1.5x", "total: "):
+        assert words in done.stdout
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    ours = [line for line in lines if line.get("side") == "ours"]
+    assert [line["round"] for line in ours] == [0, 1]
+    for line in ours:
+        assert (line["benchmark"], line["case"], line["size"]) == ("online_get", "batch_10", "tiny")
+        assert {"commit", "machine", "hash", "cpu_s", "p99_us", "peak_bytes"} <= set(line)
+        assert {"lmdb", "pyarrow", "python"} <= set(line["versions"])
+    assert len({line["hash"] for line in lines if "hash" in line}) == 1
+    # What was made for the first process was there for the others.
+    assert done.stderr.count("making store\n") == 1
+
+
+def test_a_side_that_fails_is_told_of(options: Options) -> None:
+    with pytest.raises(BenchmarkFailed, match="StopIteration"):
+        harness.in_process("online_get", ["--side", "one/nobody"], options, feast=False)
+
+
+# ── the harness ──────────────────────────────────────────────────────────────────────────────
+
+
+def answering(name: str, value: object, *, needs: Any = harness.nothing) -> Side:
+    """Return a side that answers a value, which is what it thinks was written."""
+
+    def work(run: Run) -> None:
+        with run.measuring(1):
+            pass
+        run.answers([{"a": value}], [{"a": value}])
+
+    return Side(name, work, needs=needs)
+
+
+def run(case: Case, options: Options, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Outcome:
+    """Run a case of no benchmark."""
+    module = type("Module", (), {"SIZES": {"tiny": None}, "CASES": (case,)})
+    monkeypatch.setattr(harness, "load", lambda _: module)
+    return harness.run_case("none", case, options, lambda _: None, do=harness.in_place, **more)
+
+
+def test_different_answers_are_no_result(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = (answering("one", 1.0), answering("other", 1.0))
+    assert set(run(Case("c", "", "", sides, ()), options, monkeypatch).results) == {"one", "other"}
+    sides = (answering("one", 1.0), answering("other", 1.0000000000000002))
+    with pytest.raises(BenchmarkFailed, match="answers differ"):
+        run(Case("c", "", "", sides, ()), options, monkeypatch)
+
+
+def test_an_answer_that_is_not_what_was_written_is_refused(options: Options) -> None:
+    right = [{"k": 1, "v": None}, {"k": 2, "v": 2.0}]
+    Run(options, None).answers(right, right)
+    with pytest.raises(BenchmarkFailed, match=r"read: .*'v': 3.0"):
+        Run(options, None).answers([right[0], {"k": 2, "v": 3.0}], right)
+    with pytest.raises(BenchmarkFailed, match="1 rows were read, 2 written"):
+        Run(options, None).answers(right[:1], right)
+
+
+@pytest.mark.parametrize("other", [1, True, "1.0", None, float("nan"), -1.0])
+def test_hashes_tell_values_apart(other: object) -> None:
+    assert harness.rows_hash([{"a": 1.0}]) != harness.rows_hash([{"a": other}])
+    assert harness.rows_hash([{"a": other}]) == harness.rows_hash([{"a": other}])
+
+
+def test_what_is_missing_is_said(
+    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = (answering("ours", 1), answering("peer", 1, needs=lambda _: "needs a licence"))
+    case = Case("c", "which?", "row", sides, (ratio("peer", "ours", at_least=2),))
+    outcome = run(case, options, monkeypatch)
+    assert outcome.left_out == {"peer": "needs a licence"}
+    title, header, rows = report.case_table(outcome)
+    report.show(title, header, rows, numbers_from=2)
+    assert "left out: needs a licence" in capsys.readouterr().out
+    [[*_, shown, bound, reached]] = report.goal_rows("none", outcome)
+    assert (shown, bound, reached) == ("no peer", ">= 2x", "")
+
+
+def test_peers_that_are_not_installed_are_noticed(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    peers._can_compile.cache_clear()
+    try:
+        assert "liblmdb-dev" in (peers.c_compiler(options) or "")
+    finally:
+        peers._can_compile.cache_clear()
+    assert "redis-server" in (peers.redis_server(options) or "")
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+    assert "deltalake" in (peers.deltalake(options) or "")
+    assert "--feast-venv" in (peers.feast(options) or "")
+
+
+def test_a_step_is_done_once_and_again_when_a_format_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[str] = []
+
+    def make(of: Run, folder: Path) -> None:
+        done.append(of.options.formats)
+        (folder / "data").write_text(str(len(done)))
+
+    step = Step("data", make)
+    read: list[str] = []
+
+    def work(of: Run) -> None:
+        read.append((of.path(step) / "data").read_text())
+
+    case = Case("c", "", "", (Side("ours", work, steps=(step,)),), ())
+    for formats in ("old", "old", "new"):
+        now = Options("tiny", 0, tmp_path, formats)
+        run(case, now, monkeypatch)
+    assert done == ["old", "new"]
+    assert read == ["1", "1", "2"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_step_that_fails_leaves_nothing_to_be_taken_for_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def make(_run: Run, folder: Path) -> None:
+        (folder / "half").write_text("")
+        raise OSError("disk full")
+
+    now = Options("tiny", 0, tmp_path, "")
+    step = Step("data", make)
+    case = Case("c", "", "", (Side("ours", lambda _: None, steps=(step,)),), ())
+    with pytest.raises(OSError, match="disk full"):
+        run(case, now, monkeypatch)
+    assert not harness.step_folder(step, now, None).exists()
+    with pytest.raises(BenchmarkFailed, match="not done"):
+        Run(now, None).path(step)
+
+
+def result(cpu_s: float, units: int = 10) -> dict[str, Any]:
+    return {"cpu_s": cpu_s, "units": units}
+
+
+def test_goals_are_made_of_medians_per_unit() -> None:
+    goal = ratio("a", ("b", "c"), at_most=1.5)
+    case = Case("c", "", "", (), (goal,))
+    outcome = Outcome(case)
+    outcome.results = {
+        "a": [result(3.0), result(9.0), result(4.0)],
+        "b": [result(1.0), result(1.0), result(1.0)],
+        "c": [result(2.0, units=20), result(1.0, units=10), result(8.0, units=10)],
+    }
+    assert goal.name == "a / (b + c), CPU"
+    assert outcome.values(goal) == pytest.approx([2.0, 1.5, 4.5, 4 / 9])
+    assert (goal.bound, goal.reached(2.0), goal.reached(1.5)) == ("<= 1.5x", False, True)
+    more = ratio("a", "b", at_least=100)
+    assert (more.bound, more.reached(99.9), more.reached(100)) == (">= 100x", False, True)
+    shown = Goal("g", ("a",), lambda figures: figures["a"]["cpu_us"], unit=" µs")
+    assert (shown.bound, shown.reached(1)) == ("", None)
+    assert outcome.values(shown) == pytest.approx([4e5, 3e5, 9e5, 4e5])
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1), (0.501, 51)]
+)
+def test_percentiles_are_values_that_occurred(share: float, expected: int) -> None:
+    assert harness.percentile(range(1, 101), share) == expected
+
+
+def test_latencies_are_taken_in_nanoseconds_and_told_in_microseconds(options: Options) -> None:
+    of = Run(options, None)
+    of.latencies([3000, 1000, 2000])
+    assert of.found["calls"] == 3
+    assert (of.found["p50_us"], of.found["p99_us"], of.found["max_us"]) == (2.0, 3.0, 3.0)
+
+
+def test_a_fresh_folder_is_a_copy_and_goes_away(options: Options, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("before")
+    with Run(options, None).fresh(tmp_path) as folder:
+        (folder / "file").write_text("after")
+    assert (tmp_path / "file").read_text() == "before"
+    assert not folder.exists()
+
+
+def test_the_table_is_there_without_rich(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    report.show("fruit", ["name", "n"], [["apple", "1"], ["fig", "20"]], numbers_from=1)
+    assert capsys.readouterr().out.splitlines() == ["fruit", "name    n", "apple   1", "fig    20"]
+
+
+# ── the C peer ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_c_is_given_and_gives_back_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [(b"a", b""), (b"key" * 9, b"value" * 100)]
+    peers.write_puts(tmp_path / "puts", rows)
+    assert peers.read_puts(tmp_path / "puts") == rows
+    parts = [len(v).to_bytes(4, "little") + v for _, v in rows]
+    (tmp_path / "values").write_bytes(b"".join(parts))
+    assert peers.read_values(tmp_path / "values") == [v for _, v in rows]
+
+
+def test_c_puts_and_gets_what_it_was_given(options: Options, tmp_path: Path) -> None:
+    if why := peers.c_compiler(options):
+        pytest.skip(why)
+    rows = sorted((f"key {n * 7919 % 1000}".encode(), b"v" * (n % 300)) for n in range(1000))
+    peers.write_puts(tmp_path / "puts", rows)
+    peers.write_keys(tmp_path / "keys", [key for key, _ in rows] + [b"nobody"])
+    (tmp_path / "env").mkdir()
+    of = Run(options, None)
+    peers.run_c(of, "load", tmp_path / "env", "latest", tmp_path / "puts", 300)
+    assert of.found["units"] == 1000
+    changed = [(key, value + b"!") for key, value in reversed(rows)]
+    peers.write_puts(tmp_path / "puts", changed)
+    arguments = [tmp_path / "env", "latest", tmp_path / "puts", 300, "nosync", "sorted", "both"]
+    peers.run_c(of, "put", *arguments)
+    assert (of.found["units"], of.found["calls"]) == (700, 3)  # the first of four warms up
+    out = tmp_path / "values"
+    arguments = [tmp_path / "env", "latest", tmp_path / "keys", 7, "renew", tmp_path / "keys", out]
+    peers.run_c(of, "get", *arguments)
+    assert of.found["units"] == math.ceil(1001 / 7)
+    assert peers.read_values(out) == [value + b"!" for _, value in rows] + [b""]
+    with peers.lmdb_latest(tmp_path / "env") as (env, _), env.begin() as txn:
+        # A megabyte an entry: one for each transaction here, with every record in it.
+        history = env.open_db(b"bench_history", txn=txn, create=False)
+        entries = [bytes(value) for _, value in txn.cursor(history)]
+        assert txn.stat(env.open_db(b"bench_commits", txn=txn, create=False))["entries"] == 4
+    assert len(entries) == 4
+    assert sum(map(len, entries)) == sum(2 + len(k) + len(v) for k, v in changed)
+
+
+def test_feast_has_its_requirements_pinned() -> None:
+    lines = feast_peer.REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("feast[redis]==0.67") for line in lines)
