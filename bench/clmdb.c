@@ -125,6 +125,9 @@ static double percentile(const double *sorted, size_t count, double share) {
     return sorted[rank == 0 ? 0 : rank - 1];
 }
 
+/* What the measured and the timed pass of `get` have found. */
+static size_t found;
+
 static void report(usage from, usage to, size_t units, double *seconds, size_t calls) {
     qsort(seconds, calls, sizeof *seconds, ascending);
     printf("{\"units\": %zu, \"wall_s\": %.9f, \"cpu_s\": %.9f, \"user_s\": %.6f, \"sys_s\": %.6f",
@@ -133,6 +136,7 @@ static void report(usage from, usage to, size_t units, double *seconds, size_t c
         printf(", \"calls\": %zu, \"p50_us\": %.3f, \"p99_us\": %.3f, \"max_us\": %.3f", calls,
                percentile(seconds, calls, 0.50) * 1e6, percentile(seconds, calls, 0.99) * 1e6,
                seconds[calls - 1] * 1e6);
+    if (found) printf(", \"found\": %zu", found);
     printf(", \"peak_bytes\": %ld, \"anonymous_bytes\": %ld", kib_of("VmHWM") * 1024,
            kib_of("RssAnon") * 1024);
     printf(", \"versions\": {\"liblmdb\": \"%d.%d.%d\"}}\n", MDB_VERSION_MAJOR, MDB_VERSION_MINOR,
@@ -174,6 +178,7 @@ static void get(MDB_txn *txn, MDB_dbi db, MDB_val *key) {
     if (code == MDB_NOTFOUND) return;
     check(code, "mdb_get");
     memcpy(copied, value.mv_data, value.mv_size);
+    found++;
 }
 
 /* One pass over the keys; the seconds of each batch go to `seconds`, unless that is NULL. */
@@ -217,6 +222,7 @@ static void run_get(char **arg) {
     if (renew) mdb_txn_reset(txn);
     get_all(txn, db, keys, batch, renew, NULL); /* warm up */
     reset_peak_memory();
+    found = 0;
     usage from = usage_now();
     get_all(txn, db, keys, batch, renew, NULL);
     usage to = usage_now();

@@ -105,6 +105,7 @@ def _by_c(run: Run, *, batch: int, transaction: str) -> None:
         run, "get", folder / "env", peers.LATEST, folder / "gets.keys", batch, transaction,
         folder / "checked.keys", out,
     )  # fmt: skip
+    assert run.found["found"] == 2 * run.size.gets  # the measured and the timed pass
     stored = peers.Bytes(run.path(online_world.STORE) / "store", GROUP)
     _answers(run, stored.rows(_checked(run), peers.read_values(out)))
     out.unlink()

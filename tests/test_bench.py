@@ -295,6 +295,7 @@ def test_c_puts_and_gets_what_it_was_given(options: Options, tmp_path: Path) -> 
     arguments = [tmp_path / "env", "latest", tmp_path / "keys", 7, "renew", tmp_path / "keys", out]
     peers.run_c(of, "get", *arguments)
     assert of.found["units"] == math.ceil(1001 / 7)
+    assert of.found["found"] == 2 * 1000
     assert peers.read_values(out) == [value + b"!" for _, value in rows] + [b""]
     with peers.lmdb_latest(tmp_path / "env") as (env, _), env.begin() as txn:
         # A megabyte an entry: one for each transaction here, with every record in it.
