@@ -72,11 +72,15 @@ def _one_ours(run: Run, features: list[str] | None = None) -> None:
     import featurestore as fs
 
     with fs.open(run.path(online_world.STORE) / "store") as store:
+
+        def get(key: int) -> Any:
+            return store.get_record(GROUP, key, features)
+
         with run.compiling():
-            store.get_record(GROUP, 0)
-        _measure(run, lambda key: store.get_record(GROUP, key, features), _gets(run))
+            get(0)
+        _measure(run, get, _gets(run))
         if features is None:
-            _answers(run, online_world.of_store(store, _checked(run)))
+            _answers(run, online_world.comparable(map(get, _checked(run))))
 
 
 def _one_py_lmdb(run: Run, *, held: bool) -> None:
@@ -148,10 +152,11 @@ def _by_feast(run: Run, *, kind: str, batch: int) -> None:
     calls = _batches(entities, batch)[: max(2, run.size.feast_gets // batch)]
     features = feast_peer.references(GROUP, datasets.FEATURES)
     with feast_peer.repository(run.path(online_world.FEAST[kind]), kind) as store:
+        get = partial(feast_peer.ask, store, features)
         with run.compiling():
-            feast_peer.ask(store, features, [0])
-        _measure(run, partial(feast_peer.ask, store, features), calls)
-        _answers(run, feast_peer.rows(feast_peer.ask(store, features, _checked(run))))
+            get([0])
+        _measure(run, get, calls)
+        _answers(run, feast_peer.rows(get(_checked(run))))
 
 
 def _gets(run: Run) -> list[int]:
@@ -178,10 +183,14 @@ def _batch_ours(run: Run, *, batch: int, as_array: bool = False) -> None:
     if as_array:
         calls = [pa.array(keys) for keys in calls]
     with fs.open(run.path(online_world.STORE) / "store") as store:
+
+        def get(keys: Any) -> pa.Table:
+            return store.batch_get_record({GROUP: keys})[GROUP]
+
         with run.compiling():
-            store.batch_get_record({GROUP: calls[0]})
-        _measure(run, lambda keys: store.batch_get_record({GROUP: keys}), calls)
-        found = store.batch_get_record({GROUP: _checked(run)})[GROUP]
+            get(calls[0])
+        _measure(run, get, calls)
+        found = get(_checked(run))
     _answers(run, _comparable(found))
 
 
@@ -220,10 +229,11 @@ def _features_ours(run: Run) -> None:
 
     calls = [pa.table({datasets.ENTITY: keys}) for keys in _view_calls(run)]
     with fs.open(run.path(online_world.VIEWS) / "store") as store:
+        get = partial(store.get_features, VIEW)
         with run.compiling():
-            store.get_features(VIEW, calls[0])
-        _measure(run, lambda keys: store.get_features(VIEW, keys), calls)
-        found = store.get_features(VIEW, calls[0]).to_pylist()
+            get(calls[0])
+        _measure(run, get, calls)
+        found = get(calls[0]).to_pylist()
     run.answers(found, _view_rows(run, calls[0].column(0).to_pylist()))
 
 
@@ -231,10 +241,11 @@ def _features_feast(run: Run, *, kind: str) -> None:
     calls = _view_calls(run)[: max(2, run.size.view_calls // 10)]
     features = online_world.view_features(":")
     with feast_peer.repository(run.path(online_world.FEAST[kind]), kind) as store:
+        get = partial(feast_peer.ask, store, features)
         with run.compiling():
-            feast_peer.ask(store, features, [0])
-        _measure(run, partial(feast_peer.ask, store, features), calls)
-        found = feast_peer.rows(feast_peer.ask(store, features, calls[0]))
+            get([0])
+        _measure(run, get, calls)
+        found = feast_peer.rows(get(calls[0]))
     run.answers(found, _view_rows(run, calls[0]))
 
 

@@ -120,7 +120,8 @@ def _batch_ingest(run: Run) -> None:
 
 
 def _answers_of_store(run: Run, store: Any, rows: pa.Table) -> None:
-    run.answers(online_world.of_store(store, _keys(rows)), datasets.rows_of(rows))
+    found = [store.get_record(GROUP, key) for key in _keys(rows)]
+    run.answers(online_world.comparable(found), datasets.rows_of(rows))
 
 
 def _answers_of_lmdb(run: Run, folder: Path, rows: pa.Table) -> None:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,9 +241,9 @@ def stored(run: Run) -> list[dict[str, Any]]:
     return datasets.rows_of(table(run).take(numbers(run, "checked")))
 
 
-def of_store(store: Any, entities: list[int]) -> list[dict[str, Any]]:
-    """Return what a store answers for some entities, as answers are compared."""
-    rows = [dict(store.get_record(GROUP, entity)) for entity in entities]
-    for row in rows:
-        del row[datasets.EVENT_TIME]
-    return rows
+def comparable(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return records of a store as answers are compared: without the event time."""
+    return [
+        {name: value for name, value in record.items() if name != datasets.EVENT_TIME}
+        for record in records
+    ]

@@ -342,9 +342,9 @@ def joins(
             f"f_{n}": version.values.get(n) if known and version else None for n in group.payload
         }
         expected |= {
-            "f___status": status,
-            "f___event_time": None if version is None else version.event_time_us,
-            "f___age": None if version is None else label_us - version.event_time_us,
+            "f__status": status,
+            "f__event_time": None if version is None else version.event_time_us,
+            "f__age": None if version is None else label_us - version.event_time_us,
         }
         assert {n: found[n] for n in expected} == {n: exactly(v) for n, v in expected.items()}, (
             f"{name} of {key!r} at {label_us} (delay {delay_us}, max_age {max_age_us}, "

@@ -6,6 +6,7 @@ what is read means everything.  A peer that is not installed is left out, as it 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -16,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from bench import feast_peer, harness, peers, report
+from bench import datasets, feast_peer, harness, online_world, peers, report
+from bench.__main__ import main
 from bench.harness import BenchmarkFailed, Case, Goal, Options, Outcome, Run, Side, Step, ratio
+from featurestore.encoding.values import same_payload
 
 ROOT = Path(__file__).parents[1]
 CASES = [(name, case) for name in harness.names() for case in harness.load(name).CASES]
@@ -135,7 +138,7 @@ def test_an_answer_that_is_not_what_was_written_is_refused(options: Options) -> 
         Run(options, None).answers(right[:1], right)
 
 
-@pytest.mark.parametrize("other", [1, True, "1.0", None, float("nan"), -1.0])
+@pytest.mark.parametrize("other", [1, True, "1.0", None, float("nan"), -1.0, 1.0000000000000002])
 def test_hashes_tell_values_apart(other: object) -> None:
     assert harness.rows_hash([{"a": 1.0}]) != harness.rows_hash([{"a": other}])
     assert harness.rows_hash([{"a": other}]) == harness.rows_hash([{"a": other}])
@@ -211,6 +214,21 @@ def test_a_step_that_fails_leaves_nothing_to_be_taken_for_data(
         Run(now, None).path(step)
 
 
+def test_a_step_is_done_again_when_it_is_done_differently(options: Options) -> None:
+    def make(_run: Run, folder: Path) -> None:
+        (folder / "data").write_text("one way")
+
+    def make_otherwise(_run: Run, folder: Path) -> None:
+        (folder / "data").write_text("another way")
+
+    def after(work: Any) -> Step:
+        return Step("second", make, after=(Step("first", work),))
+
+    steps = (Step("second", make), after(make), after(make_otherwise))
+    assert len({harness.step_folder(step, options, None) for step in steps}) == 3
+    assert harness.step_folder(steps[0], options, 1) != harness.step_folder(steps[0], options, 2)
+
+
 def result(cpu_s: float, units: int = 10) -> dict[str, Any]:
     return {"cpu_s": cpu_s, "units": units}
 
@@ -256,12 +274,79 @@ def test_a_fresh_folder_is_a_copy_and_goes_away(options: Options, tmp_path: Path
     assert not folder.exists()
 
 
+def test_a_case_is_shown_per_unit(options: Options) -> None:
+    case = Case("c", "which?", "row", (answering("ours", 1), answering("peer", 1)), ())
+    figures = {"units": 4, "cpu_s": 2.0, "peak_bytes": 3 << 20, "compile_s": 1.5}
+    outcome = Outcome(case, {"ours": [figures]}, {"peer": harness.nothing(options) or "not here"})
+    title, header, rows = report.case_table(outcome)
+    assert title == "c: which?; per row, median of 1"
+    assert header == ["side", "gives", "CPU µs", "peak MiB", "besides"]
+    assert rows == [
+        ["ours", "", "500,000", "3", "first call 1.5 s"],
+        ["peer", "left out: not here", "", "", ""],
+    ]
+
+
+def test_a_failed_case_is_told_by_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> Outcome:
+        raise BenchmarkFailed("the sides' answers differ")
+
+    monkeypatch.setattr(harness, "run_case", fail)
+    assert main(["ingest", "--only", "small", "--scratch", str(tmp_path)]) == 1
+    assert "FAILED: ingest small" in capsys.readouterr().out
+
+
 def test_the_table_is_there_without_rich(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
     report.show("fruit", ["name", "n"], [["apple", "1"], ["fig", "20"]], numbers_from=1)
     assert capsys.readouterr().out.splitlines() == ["fruit", "name    n", "apple   1", "fig    20"]
+
+
+# ── the rows and the peers' bytes ────────────────────────────────────────────────────────────
+
+
+def test_rows_come_from_the_seed_alone() -> None:
+    assert datasets.entities(50, 1).equals(datasets.entities(50, 1))
+    assert not datasets.entities(50, 1).equals(datasets.entities(50, 2))
+    assert datasets.history(50, 5, 1).equals(datasets.history(50, 5, 1))
+
+
+def test_history_is_unsorted_and_without_ties() -> None:
+    table = datasets.history(1000, 30, 0)
+    rows = list(zip(*(table.column(c).to_pylist() for c in ("entity", "event_time")), strict=True))
+    assert len(set(rows)) == 1000
+    assert {entity for entity, _ in rows} == set(range(30))
+    assert sum(a > b for a, b in itertools.pairwise(rows)) > 300
+
+
+def test_updates_are_newer_than_what_they_update() -> None:
+    before, after = datasets.entities(100, 0), datasets.updates(40, 100, 0)
+    times = dict(
+        zip(*(before.column(c).to_pylist() for c in ("entity", "event_time")), strict=True)
+    )
+    assert len(set(after.column("entity").to_pylist())) == 40
+    assert all(row["event_time"] > times[row["entity"]] for row in after.to_pylist())
+    assert before.schema == after.schema
+    assert 0 < before.column("f00").null_count < 50
+
+
+def test_peers_are_given_the_bytes_the_store_has(options: Options) -> None:
+    for step in (online_world.ENTITIES, online_world.STORE):
+        of = Run(options, online_world.SIZES["tiny"])
+        if not harness.step_folder(step, options, of.size).exists():
+            harness.do_step(step, of)
+    store = of.path(online_world.STORE) / "store"
+    puts = dict(peers.Bytes(store, online_world.GROUP).puts(online_world.table(of)))
+    with peers.lmdb_latest(store / "engine") as (env, latest), env.begin(db=latest) as txn:
+        stored = {bytes(key): bytes(value) for key, value in txn.cursor()}
+    assert set(puts) == set(stored)
+    assert {len(value) for value in stored.values()} == {224}
+    # All but checksum, seq and write time, which are the commit's.
+    assert all(same_payload(stored[key], puts[key]) for key in puts)
 
 
 # ── the C peer ───────────────────────────────────────────────────────────────────────────────

@@ -116,12 +116,11 @@ def test_a_call_that_fails_at_any_step_harms_nothing(
 ) -> None:
     steps, end = undisturbed
 
-    def fail(_name: str) -> None:
-        raise OSError(code, os.strerror(code))
+    def fail(name: str) -> None:
+        if name != "commit":  # of LMDB, not of a file: a full disk is tested with a real one
+            raise OSError(code, os.strerror(code))
 
     for at in range(1 % STRIDE, len(steps), STRIDE):
-        if steps[at] == "commit":
-            continue  # of LMDB, not of a file: a full disk is tested with a real one
         with fresh_folder() as folder:
             path = folder / "store"
             try:

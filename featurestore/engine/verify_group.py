@@ -255,12 +255,6 @@ class _GroupCheck:
                 f"its records have the seqs {shown(seqs)}; they should run from {first_seq} to "
                 f"{last_seq} and follow {before}.",
             )
-        if last_seq > self.moment.last_seq:
-            self.findings.fault(
-                place,
-                "future seq",
-                f"it reaches to seq {last_seq}; the last commit is {self.moment.last_seq}.",
-            )
         return sound
 
     def _take_tail(self, keys: list[bytes], records: list[bytes]) -> None:

@@ -219,13 +219,13 @@ class Environment:
             raise self._translate(error) from error
         try:
             yield txn
+            files.step("commit", self.folder)
         except lmdb.Error as error:
             txn.abort()
             raise self._translate(error) from error
         except BaseException:
             txn.abort()
             raise
-        files.step("commit", self.folder)
         try:
             txn.commit()
         except lmdb.Error as error:

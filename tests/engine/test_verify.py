@@ -417,7 +417,7 @@ def test_a_tombstone_that_history_does_not_know(full: fs.FeatureStore) -> None:
 
 
 def test_the_fence_of_an_expired_record_needs_no_values(full: fs.FeatureStore) -> None:
-    env, group = full._database.env, full.describe_feature_group("planes")
+    group = full.describe_feature_group("planes")
     key = encode_key(["N1"], [group.feature("tail").dtype])
     place = lmdb_key(group.id, full._database.key_hash(key), key)
     header = read_header(get(full, "latest", place))
@@ -425,11 +425,16 @@ def test_the_fence_of_an_expired_record_needs_no_values(full: fs.FeatureStore) -
     fence[40:48] = header.expires_at_us.to_bytes(8, "little")
     put(full, "latest", place, stamp(fence, key, header.seq, header.write_time_us))
     assert full.verify() == []
-    assert env.read_only is False
-    # A fence without expiry could hide a record for ever.
-    fence[40:48] = (2**63 - 1).to_bytes(8, "little")
+    put(full, "latest", place, stamp(fence, key, header.seq, header.write_time_us + 1))
+    only(full, "value", '"write_time"')
+
+
+def test_a_fence_over_a_record_that_never_expires(full: fs.FeatureStore) -> None:
+    place, key = place_of(full, "JFK", 3), key_of(full, "JFK", 3)
+    header = read_header(get(full, "latest", place))
+    fence = tombstone(schema_version=1, event_time_us=header.event_time_us, stores=3, flags=4)
     put(full, "latest", place, stamp(fence, key, header.seq, header.write_time_us))
-    assert whats(full) == {"value"}
+    only(full, "value", 'gate=3 has "temp" None')
 
 
 def test_an_older_record_online(full: fs.FeatureStore) -> None:
@@ -525,6 +530,32 @@ def test_a_journal_entry_twice(full: fs.FeatureStore) -> None:
     key, value = journal_rows(full)[-1]
     put(full, "journal", key[:11] + bytes([key[11] + 1]), value)
     assert whats(full) == {"seqs", "seq twice"}
+
+
+def records_of(entry: bytes) -> list[bytes]:
+    """Cut the value of a journal entry into its records, each with key and length."""
+    parts, at = [], 12
+    while at < len(entry):
+        key_end = at + 2 + int.from_bytes(entry[at : at + 2], "little")
+        end = key_end + read_header(entry[key_end:]).length
+        parts.append(entry[at:end])
+        at = end
+    return parts
+
+
+def test_records_of_a_journal_entry_out_of_order(full: fs.FeatureStore) -> None:
+    full.write([("weather", weather("BUF", n, 5)) for n in range(4)])
+    key, value = journal_rows(full)[-1]
+    one, two, three, four = records_of(value)
+    put(full, "journal", key, value[:12] + one + three + two + four)
+    only(full, "seqs", "its records have the seqs")
+
+
+def test_a_journal_entry_without_records(full: fs.FeatureStore) -> None:
+    key, value = journal_rows(full)[-1]
+    assert len(records_of(value)) == 3
+    put(full, "journal", key, bytes(4) + value[4:12])
+    assert whats(full) == {"seqs", "no history"}
 
 
 def test_a_lost_journal_entry(full: fs.FeatureStore) -> None:
@@ -698,6 +729,14 @@ def test_hashes_of_other_keys(full: fs.FeatureStore) -> None:
     only(full, "hash", "hashes that are not those of their keys")
 
 
+def test_a_file_of_a_schema_nobody_knows(full: fs.FeatureStore) -> None:
+    full.flush()
+    entry = entries(full, "flush")[-1]
+    assert entry.schema_version == 2
+    relist(full, replace(entry, schema_version=9))
+    only(full, "schema", "it has schema version 9; the group's is 2")
+
+
 def test_a_lost_column(full: fs.FeatureStore) -> None:
     (entry,) = entries(full, "flush")
     table = pq.read_table(full.path / entry.path)
@@ -779,8 +818,14 @@ def test_a_commit_log_that_runs_backwards(full: fs.FeatureStore) -> None:
 
 
 def test_a_commit_that_was_lost(full: fs.FeatureStore) -> None:
+    full.put_record("weather", weather("BUF", 1, 5))
     put(full, "commits", rows(full, "commits")[-1][0], None)
-    assert "future seq" in whats(full)
+    faults = checked(full)
+    assert {fault.what for fault in faults} == {"future seq"}
+    assert {fault.place for fault in faults} == {
+        'journal of "weather"',
+        'online store of "weather"',
+    }
 
 
 def test_manifest_rows_nobody_can_read(full: fs.FeatureStore) -> None:
