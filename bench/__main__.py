@@ -75,6 +75,7 @@ def _run(asked: argparse.Namespace, options: Options) -> int:
     common = harness.circumstances(options)
     print(report.heading(common))
     options.scratch.mkdir(parents=True, exist_ok=True)
+    harness.tidy(options.scratch)
     kept = options.scratch / "results.jsonl"
     goals: list[list[str]] = []
     failed = []

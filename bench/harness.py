@@ -632,6 +632,15 @@ def require_equal(name: str, outcome: Outcome) -> None:
         )
 
 
+def tidy(scratch: Path) -> None:
+    """Remove what sides that were killed have left in a scratch folder."""
+    for folder in scratch.glob("fresh-*"):
+        try:
+            os.kill(int(folder.name.split("-")[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder)
+
+
 def circumstances(options: Options) -> dict[str, Any]:
     """Return what every result of this invocation has in common."""
     return {

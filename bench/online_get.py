@@ -33,7 +33,6 @@ not converted, and it searches a tenth of the rows.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -103,16 +102,15 @@ def _one_py_lmdb(run: Run, *, held: bool) -> None:
 
 
 def _by_c(run: Run, *, batch: int, transaction: str) -> None:
-    folder = run.path(online_world.LMDB)
-    out = run.options.scratch / f"values-{os.getpid()}"
-    peers.run_c(
-        run, "get", folder / "env", peers.LATEST, folder / "gets.keys", batch, transaction,
-        folder / "checked.keys", out,
-    )  # fmt: skip
+    made = run.path(online_world.LMDB)
+    gets, checked = made / "gets.keys", made / "checked.keys"
+    with run.fresh() as folder:
+        options = (made / "env", peers.LATEST, gets, batch, transaction, checked, folder / "found")
+        peers.run_c(run, "get", *options)
+        records = peers.read_values(folder / "found")
     assert run.found["found"] == 2 * run.size.gets  # the measured and the timed pass
     stored = peers.Bytes(run.path(online_world.STORE) / "store", GROUP)
-    _answers(run, stored.rows(_checked(run), peers.read_values(out)))
-    out.unlink()
+    _answers(run, stored.rows(_checked(run), records))
 
 
 def _one_sqlite(run: Run) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from featurestore.dtypes import DType
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
-    from featurestore.engine.verify import Fault
+    from featurestore.engine.verify.findings import Fault
     from featurestore.engine.writer import Put
     from featurestore.feature_view import FeatureLookup
 
@@ -568,7 +568,7 @@ class FeatureStore:
         tables : mapping, optional
             Arrow tables or frames to join with.
         """
-        from featurestore.engine import sql
+        from featurestore.engine.sql import query as sql
 
         snapshots = sql.snapshots_of(self._database, self._now_us())
         return sql.run_query(query, params, snapshots, tables)
@@ -707,9 +707,9 @@ class FeatureStore:
 
     def verify(self) -> list[Fault]:
         """Check the whole store against itself; returns the faults, none when it is sound."""
-        from featurestore.engine import verify
+        from featurestore.engine.verify.store import verify
 
-        return verify.verify(self._database)
+        return verify(self._database)
 
     def stat(self) -> dict[str, Any]:
         """Return sizes and counts: what is where, and how fresh."""

@@ -34,10 +34,10 @@ COMMON: dict[str, Any] = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
+REPEATABLE: dict[str, Any] = {"derandomize": True, "database": None}
 settings.register_profile("dev", max_examples=25, stateful_step_count=20, **COMMON)
-settings.register_profile(
-    "ci", max_examples=100, stateful_step_count=30, derandomize=True, database=None, **COMMON
-)
+settings.register_profile("quick", settings.get_profile("dev"), **REPEATABLE)
+settings.register_profile("ci", max_examples=100, stateful_step_count=30, **REPEATABLE, **COMMON)
 settings.register_profile("nightly", max_examples=1000, stateful_step_count=50, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 

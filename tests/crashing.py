@@ -1,7 +1,7 @@
 """One life of a store, made of numbered steps, at any of which it can be killed or fail.
 
-``storage.files.step`` announces every call that a crash could part from the next: writing
-a file, an fsync, a rename, a removal, a commit.  `live` is the same life each time, with a request id on
+``storage.files.step`` announces every call that a crash could part from the next: writing a file,
+an fsync, a rename, a removal, a commit.  `live` is the same life each time, with a request id on
 everything, so it can be begun again from the start: what is done is replayed, the rest is done.
 """
 

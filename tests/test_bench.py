@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -298,6 +299,15 @@ def test_a_failed_case_is_told_by_the_exit_code(
     assert "FAILED: ingest small" in capsys.readouterr().out
 
 
+def test_what_a_killed_side_left_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    for name in (f"fresh-{gone.pid}", f"fresh-{os.getpid()}", "store-tiny"):
+        (tmp_path / name).mkdir()
+    harness.tidy(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {f"fresh-{os.getpid()}", "store-tiny"}
+
+
 def test_the_table_is_there_without_rich(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,7 +374,7 @@ def test_what_c_is_given_and_gives_back_is_read_as_it_was_written(tmp_path: Path
 def test_c_puts_and_gets_what_it_was_given(options: Options, tmp_path: Path) -> None:
     if why := peers.c_compiler(options):
         pytest.skip(why)
-    rows = sorted((f"key {n * 7919 % 1000}".encode(), b"v" * (n % 300)) for n in range(1000))
+    rows = sorted((f"key {n * 7919 % 1000}".encode(), b"v" * (n % 300 * 40)) for n in range(1000))
     peers.write_puts(tmp_path / "puts", rows)
     peers.write_keys(tmp_path / "keys", [key for key, _ in rows] + [b"nobody"])
     (tmp_path / "env").mkdir()
@@ -383,11 +393,12 @@ def test_c_puts_and_gets_what_it_was_given(options: Options, tmp_path: Path) -> 
     assert of.found["found"] == 2 * 1000
     assert peers.read_values(out) == [value + b"!" for _, value in rows] + [b""]
     with peers.lmdb_latest(tmp_path / "env") as (env, _), env.begin() as txn:
-        # A megabyte an entry: one for each transaction here, with every record in it.
+        # A megabyte an entry: the full transactions take two, and every record is in one.
         history = env.open_db(b"bench_history", txn=txn, create=False)
         entries = [bytes(value) for _, value in txn.cursor(history)]
         assert txn.stat(env.open_db(b"bench_commits", txn=txn, create=False))["entries"] == 4
-    assert len(entries) == 4
+    assert len(entries) == 2 + 2 + 2 + 1
+    assert max(map(len, entries)) < (1 << 20) + 13_000
     assert sum(map(len, entries)) == sum(2 + len(k) + len(v) for k, v in changed)
 
 

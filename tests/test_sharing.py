@@ -164,11 +164,11 @@ def test_a_relaxed_store_sees_its_own_writes() -> None:
             labels = pa.table({"k": [1], "event_time": [moment(NOW)]})
             looks: list[Callable[[], Any]] = [
                 lambda: store.get_record("g", 1)["x"],
-                lambda: store.batch_get_record({"g": [1]})["g"]["x"][0].as_py(),
+                lambda: store.batch_get_record({"g": [1]})["g"]["x"][0].as_py(),  # noqa: PLW0108
                 lambda: next(iter(store.scan("g")))["x"],
                 lambda: store.sql("SELECT x FROM g ORDER BY t DESC").to_pylist()[0]["x"],
                 lambda: store.sql("SELECT x FROM latest.g").to_pylist()[0]["x"],
-                lambda: store.point_in_time(labels, ["g:x"])["x"][0].as_py(),
+                lambda: store.point_in_time(labels, ["g:x"])["x"][0].as_py(),  # noqa: PLW0108
                 lambda: store.get_features(["g:x"], {"k": 1})["x"],
                 lambda: list(store.changes())[-1]["record"]["x"],
             ]

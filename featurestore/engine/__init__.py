@@ -15,9 +15,9 @@
     cleaner         what crashes and finished readers leave behind
     point_in_time   the join operator over kernels.asof (key_index: keys to codes)
     frames          pandas, Polars or Arrow in, the same out
-    sql             DuckDB over files and journal tail at one moment
+    sql/            DuckDB over files and journal tail at one moment
     changes         every accepted record in order
     groups          definitions of groups and views
     backup, stat    a consistent copy; sizes and counts
-    verify          the store checks itself
+    verify/         the store checks itself
 """

@@ -29,10 +29,11 @@ from hypothesis import strategies as st
 import featurestore as fs
 from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.encoding.keys import KeyHash
-from featurestore.engine import sql, sql_session
 from featurestore.engine.snapshot import GroupSnapshot
-from featurestore.engine.sql import Source, run_query, tables_of
-from featurestore.engine.sql_views import create_views
+from featurestore.engine.sql import query as sql
+from featurestore.engine.sql import session as sql_session
+from featurestore.engine.sql.query import Source, run_query, tables_of
+from featurestore.engine.sql.views import create_views
 from featurestore.errors import (
     CorruptStore,
     InvalidInput,
@@ -776,7 +777,7 @@ def test_groups_of_one_store_only(store: fs.FeatureStore) -> None:
         store.put_record(name, {"k": 1, "t": at(5)})
     assert store.sql("SELECT k FROM latest.on").to_pylist() == [{"k": 1}]
     assert store.sql("SELECT k FROM off").to_pylist() == [{"k": 1}]
-    with pytest.raises(InvalidInput, match="keeps no history"):
+    with pytest.raises(InvalidInput, match="has no offline store"):
         store.sql('FROM history."on"')
     with pytest.raises(InvalidInput, match="has no online store"):
         store.sql("FROM latest.off")

@@ -22,9 +22,9 @@ import featurestore as fs
 from featurestore.encoding.keys import encode_key, lmdb_key
 from featurestore.encoding.values import read_header, stamp, tombstone
 from featurestore.engine import ingest, staging
-from featurestore.engine.findings import TOLD_MAX, Fault
-from featurestore.engine.verify import examine
-from featurestore.engine.verify_group import SeenSeqs
+from featurestore.engine.verify.findings import TOLD_MAX, Fault
+from featurestore.engine.verify.group import SeenSeqs
+from featurestore.engine.verify.store import examine
 from featurestore.storage import catalog, files, manifest
 
 if TYPE_CHECKING:

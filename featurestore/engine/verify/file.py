@@ -9,7 +9,7 @@
     bounds      hash, event time, seq; tombstones; unique
 
 The digest vouches for every byte, so values are not read here: those that matter are compared with
-the online store (``verify_group``).
+the online store (``group``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from featurestore.encoding.keys import KeyHash
-    from featurestore.engine.findings import Findings
+    from featurestore.engine.verify.findings import Findings
     from featurestore.schema import FeatureGroup
     from featurestore.storage.manifest import FileEntry, GroupState
 

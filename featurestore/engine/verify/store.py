@@ -5,7 +5,7 @@
     commit log      seqs and times only grow; nothing anywhere has a later seq
     catalog         every definition parses; no two groups are one to SQL
     manifest        every row parses, belongs to a group, and no file is two things at once
-    each group      at one moment of its own, files pinned (verify_group):
+    each group      at one moment of its own, files pinned (group):
       journal         entries in order, none half drained; checksums; records decode
       online          under the right key; checksums; records decode
       files           size and digest; rows, order, hashes and bounds as the manifest says
@@ -28,8 +28,8 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
-from featurestore.engine.findings import Fault, Findings
-from featurestore.engine.verify_group import SeenSeqs, check_group, rows_of
+from featurestore.engine.verify.findings import Fault, Findings
+from featurestore.engine.verify.group import SeenSeqs, check_group, rows_of
 from featurestore.errors import CorruptStore, FeatureStoreError
 from featurestore.event_time import format_us
 from featurestore.feature_view import FeatureView

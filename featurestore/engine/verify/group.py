@@ -31,7 +31,7 @@ from featurestore.encoding.columns import decode_history, encode_keys, history_s
 from featurestore.encoding.keys import DIGEST_TAG, decode_key, lmdb_key
 from featurestore.encoding.values import Header, read_header, verify_record
 from featurestore.engine.snapshot import Pin
-from featurestore.engine.verify_file import check_file, shown
+from featurestore.engine.verify.file import check_file, shown
 from featurestore.errors import CorruptStore
 from featurestore.event_time import NO_EXPIRY, format_us
 from featurestore.record import FLAG_DELETED, FLAG_FENCE, STORE_OFFLINE, STORE_ONLINE
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from featurestore.engine.database import Database
-    from featurestore.engine.findings import Findings
+    from featurestore.engine.verify.findings import Findings
     from featurestore.storage.environment import Transaction
     from featurestore.storage.manifest import FileEntry, GroupState
 

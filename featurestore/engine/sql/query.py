@@ -5,16 +5,16 @@
     SELECT … FROM weather JOIN history.planes USING (tailnum)
        │
        ▼
-    sql_tables    which groups does it name, and does it only read?
+    tables        which groups does it name, and does it only read?
        │
        ▼
     snapshot      all of them at one moment: files pinned, tail decoded, no transaction held
        │
        ▼
-    sql_views     main.weather, history.planes          made for this call
+    views         main.weather, history.planes          made for this call
        │
        ▼
-    sql_session   DuckDB ──► pyarrow.Table              views dropped, nothing kept
+    session       DuckDB ──► pyarrow.Table              views dropped, nothing kept
 
 What a group looks like:
 
@@ -26,7 +26,7 @@ What a group looks like:
 ===================  ================================================================
 
 An answer is as fresh as the last commit.  What a query may do is decided by its parse tree
-(``sql_tables``): it reads groups and the tables handed in as ``tables=``, nothing else.  That is no
+(``tables``): it reads groups and the tables handed in as ``tables=``, nothing else.  That is no
 wall against time and memory: one scalar call can take any amount of both, and a server that runs
 strangers' SQL does so in a process it can kill.
 
@@ -44,9 +44,9 @@ import pyarrow as pa
 
 from featurestore.engine.plan import Plan
 from featurestore.engine.reader import latest_table, require_online
-from featurestore.engine.sql_session import quoted, session
-from featurestore.engine.sql_tables import tables_named
-from featurestore.engine.sql_views import create_views
+from featurestore.engine.sql.session import quoted, session
+from featurestore.engine.sql.tables import tables_named
+from featurestore.engine.sql.views import create_views
 from featurestore.errors import InvalidInput, InvalidQuery
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from featurestore.engine.database import Database
     from featurestore.engine.snapshot import GroupSnapshot
-    from featurestore.engine.sql_session import Session
+    from featurestore.engine.sql.session import Session
 
     Params = Sequence[Any] | Mapping[str, Any]
 
@@ -125,10 +125,6 @@ def run_query(
         with snapshot_provider(frozenset(groups.values()), frozenset(latest)) as sources:
             for name, source in sources.items():
                 schemas = {s or "main" for s, table in named if table.lower() == name.lower()}
-                if schemas - {"latest"}:
-                    source.snapshot.require_history()
-                if "latest" in schemas:
-                    require_online(source.snapshot.group)
                 _create_views(duck, source, schemas)
             return duck.run(query, values)
 
@@ -195,10 +191,7 @@ def _create_views(duck: Session, source: Source, schemas: set[str]) -> None:
         table = duck.lend(f"__{group.id}_latest", source.latest)
         duck.create_view(f"latest.{quoted(group.name)}", f"FROM {table}")
     if schemas != {"latest"}:
-        if not group.offline:
-            raise InvalidInput(
-                f'Feature group "{group.name}" keeps no history; read latest."{group.name}".'
-            )
+        source.snapshot.require_history()
         create_views(duck, source.snapshot, schemas)
 
 

@@ -40,7 +40,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.engine.sql_session import quoted, quoted_text
+from featurestore.engine.sql.session import quoted, quoted_text
 from featurestore.storage.parquet import (
     EXPIRES_AT,
     IS_DELETED,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     from featurestore.dtypes import DType
     from featurestore.engine.snapshot import GroupSnapshot
-    from featurestore.engine.sql_session import Session
+    from featurestore.engine.sql.session import Session
     from featurestore.schema import FeatureGroup
     from featurestore.storage.manifest import FileEntry
 

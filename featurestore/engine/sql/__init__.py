@@ -1,0 +1,1 @@
+"""SQL over history, journal and online store at one moment; see ``query``."""

@@ -1,0 +1,1 @@
+"""The store checks itself: ``store`` over ``group`` over ``file``, into ``findings``."""
