@@ -213,8 +213,9 @@ class Model:
 
         A delete comes alone (there is no batch of deletes), so a stale one has nothing to undo.
         """
-        if request_id is not None and request_id in self.requests:
-            remembered = self.requests[request_id]
+        write_time_us = max(clock_us, self.last_commit_us)
+        remembered = self.requests.get(request_id or "")
+        if remembered is not None and write_time_us - remembered.commit_us < DAY:
             if list(map(_content, remembered.writes)) != list(map(_content, writes)):
                 raise RefusedError("reused")
             return remembered.outcomes, True
@@ -222,7 +223,6 @@ class Model:
             ahead = self.groups[write.group].max_future_us
             if ahead is not None and write.event_time_us > clock_us + ahead:
                 raise RefusedError("future")
-        write_time_us = max(clock_us, self.last_commit_us)
         seq = self.seq
         outcomes = [self._accept(write, write_time_us) for write in writes]
         if self.seq > seq:

@@ -106,8 +106,7 @@ def test_killed_at_any_step_it_comes_to_the_same_end(
             victim = processes.Process(target=live_until, args=(folder / "store", at))
             victim.start()
             victim.join(120)
-            # Hashes are seeded anew, and a cell more or less is some steps more or less.
-            assert victim.exitcode == DIED or at > 0.8 * len(steps), f"step {at}, {steps[at]}"
+            assert victim.exitcode == DIED, f"step {at}, {steps[at]}"
             lives_again(folder / "store", end)
 
 
@@ -117,8 +116,11 @@ def test_a_call_that_fails_at_any_step_harms_nothing(
 ) -> None:
     steps, end = undisturbed
 
+    # A commit is LMDB's, not a file's (test_bad_input fills a real disk), and a removal needs no room.
+    spared = {"commit", "unlink", "rmtree"} if code == errno.ENOSPC else {"commit"}
+
     def fail(name: str) -> None:
-        if name != "commit":  # of LMDB, not of a file: a full disk is tested with a real one
+        if name not in spared:
             raise OSError(code, os.strerror(code))
 
     for at in range(1 % STRIDE, len(steps), STRIDE):

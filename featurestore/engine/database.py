@@ -115,6 +115,10 @@ class Database:
         def work(commit: Commit) -> tuple[list[Outcome], bool]:
             return apply_all(commit, puts, catalog_version, request)
 
+        if request is None:
+            for put in puts:
+                if put.refusal is not None:
+                    raise put.refusal
         needed = sum(put.bytes_needed for put in puts)
         waited_for = not self.writer.relaxed or request is not None
         future = self.writer.submit(work, now_us, bytes_needed=needed, waited_for=waited_for)

@@ -59,7 +59,7 @@ def prepare_put(
         raise UnknownFeature(
             f'"{first}" is no feature of "{group.name}".{did_you_mean(first, names)}'
         )
-    event_time_us = _event_time_us(group, record.get(group.event_time), now_us, tz)
+    event_time_us = _event_time_us(group, record.get(group.event_time), tz)
     for name in group.record_identifier:
         if is_null(record.get(name)):
             raise InvalidRecord(f'The record has no "{name}", an identifier of "{group.name}".')
@@ -76,7 +76,8 @@ def prepare_put(
         stores=stores,
     )
     asked = (group.id, key, event_time_us, ttl_us, stores, sorted(values.items()))
-    return _put(database, group, key, encoded, asked)
+    refusal = _future(group, event_time_us, now_us)
+    return _put(database, group, key, encoded, asked, refusal)
 
 
 def prepare_delete(
@@ -91,7 +92,7 @@ def prepare_delete(
 ) -> Put:
     """Return a tombstone, or a fence, ready to be committed; a delete is a record too."""
     group = plan.group
-    event_time_us = _event_time_us(group, event_time, now_us, tz)
+    event_time_us = _event_time_us(group, event_time, tz)
     encoded = tombstone(
         schema_version=group.version,
         event_time_us=event_time_us,
@@ -99,7 +100,9 @@ def prepare_delete(
         flags=FLAG_DELETED | FLAG_HARD | FLAG_FENCE if hard else FLAG_DELETED,
     )
     key_bytes, _ = plan.key(key)
-    return _put(database, group, key_bytes, encoded, (group.id, key_bytes, event_time_us, hard))
+    asked = (group.id, key_bytes, event_time_us, hard)
+    refusal = _future(group, event_time_us, now_us)
+    return _put(database, group, key_bytes, encoded, asked, refusal)
 
 
 def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
@@ -112,7 +115,12 @@ def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
 
 
 def _put(
-    database: Database, group: FeatureGroup, key: bytes, record: bytearray, asked: tuple[Any, ...]
+    database: Database,
+    group: FeatureGroup,
+    key: bytes,
+    record: bytearray,
+    asked: tuple[Any, ...],
+    refusal: InvalidEventTime | None,
 ) -> Put:
     return Put(
         group_id=group.id,
@@ -123,16 +131,21 @@ def _put(
         key=key,
         record=record,
         asked=asked,
+        refusal=refusal,
     )
 
 
-def _event_time_us(group: FeatureGroup, value: Any, now_us: int, tz: str | tzinfo | None) -> int:
+def _event_time_us(group: FeatureGroup, value: Any, tz: str | tzinfo | None) -> int:
     if is_null(value):
         raise InvalidEventTime(
             f'The record has no event time "{group.event_time}"; "{group.name}" needs one.'
         )
-    event_time_us = to_us(value, tz=tz, what=f'event time "{group.event_time}"')
-    if group.max_future_us is not None and event_time_us > now_us + group.max_future_us:
-        limit_us = now_us + group.max_future_us
-        raise InvalidEventTime(future_sentence(group.event_time, event_time_us, limit_us))
-    return event_time_us
+    return to_us(value, tz=tz, what=f'event time "{group.event_time}"')
+
+
+def _future(group: FeatureGroup, event_time_us: int, now_us: int) -> InvalidEventTime | None:
+    """Return why an event time is too far ahead; None if it is not."""
+    if group.max_future_us is None or event_time_us <= now_us + group.max_future_us:
+        return None
+    limit_us = now_us + group.max_future_us
+    return InvalidEventTime(future_sentence(group.event_time, event_time_us, limit_us))

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from featurestore.encoding.values import read_header, same_payload, stamp
 from featurestore.errors import (
     FeatureStoreError,
+    InvalidEventTime,
     StaleDelete,
     StoreBusy,
     StoreClosed,
@@ -265,6 +266,9 @@ class Put:
     asked : tuple
         What the caller asked for, to tell a retry from another request under the same id.  Not
         the record: a schema or a TTL that changed between two tries does not make the request new.
+    refusal : InvalidEventTime or None
+        Why it will not do by the clock.  Raised only once it is known to be no retry: the first
+        try may have been accepted by a clock that was ahead.
     """
 
     group_id: int
@@ -275,6 +279,7 @@ class Put:
     key: bytes
     record: bytearray
     asked: tuple[Any, ...]
+    refusal: InvalidEventTime | None
 
     @property
     def bytes_needed(self) -> int:
@@ -350,6 +355,9 @@ def apply_all(
             return [Outcome(*row) for row in known], True
     if catalog.version(env, txn) != catalog_version:
         _require_groups(commit, puts)
+    for put in puts:
+        if put.refusal is not None:
+            raise put.refusal
     outcomes = [apply(commit, put) for put in puts]
     if request is not None:
         rows = [outcome.to_json() for outcome in outcomes]
