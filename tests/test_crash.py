@@ -116,7 +116,7 @@ def test_a_call_that_fails_at_any_step_harms_nothing(
 ) -> None:
     steps, end = undisturbed
 
-    # A commit is LMDB's, not a file's (test_bad_input fills a real disk), and a removal needs no room.
+    # A commit is LMDB's (test_bad_input fills a real disk for it), and a removal needs no room.
     spared = {"commit", "unlink", "rmtree"} if code == errno.ENOSPC else {"commit"}
 
     def fail(name: str) -> None:

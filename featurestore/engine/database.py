@@ -358,7 +358,11 @@ def _open_environment(root: Path, initial: dict[str, Any], *, read_only: bool) -
     lock = files.FileLock.acquire(root / "locks" / "create")
     try:
         env = Environment(root / "engine", read_only=False, initial=initial)
-        files.sync_folder(root / "engine")
+        try:
+            files.sync_folder(root / "engine")
+        except BaseException:
+            env.close()
+            raise
         return env
     finally:
         lock.release()

@@ -65,22 +65,22 @@ def translated(path: str | Path) -> Iterator[None]:
 
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
-    step("fsync_folder", path)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    _sync("fsync_folder", path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def sync_file(path: Path) -> None:
     """Make the content of a file durable."""
-    step("fsync", path)
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    _sync("fsync", path, os.O_RDONLY)
+
+
+def _sync(name: str, path: Path, flags: int) -> None:
+    with translated(path):
+        step(name, path)
+        fd = os.open(path, flags)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def make_folder(path: Path) -> None:
