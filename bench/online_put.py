@@ -39,8 +39,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -396,11 +397,20 @@ def _same_process(run: Run, store: Any) -> Iterator[Callable[[], int]]:
         thread.join()
 
 
+def _always_newer(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield records without end, each newer than its key's last: an equal one costs nothing."""
+    records = table.to_pylist()
+    for shift in count():
+        for record in records:
+            time_ = record[datasets.EVENT_TIME] + timedelta(seconds=shift)
+            yield record | {datasets.EVENT_TIME: time_}
+
+
 def _beside(run: Run, background: Callable[..., Any]) -> None:
     """Put one record after the other while something else goes on, through a whole ingest of it."""
     import featurestore as fs
 
-    records = cycle(_updates(run).to_pylist())
+    records = _always_newer(_updates(run))
     with (
         run.fresh(run.path(online_world.STORE) / "store") as folder,
         fs.open(folder) as store,
@@ -412,7 +422,7 @@ def _beside(run: Run, background: Callable[..., Any]) -> None:
                 time.sleep(0.01)
 
         def put(record: dict[str, Any]) -> None:
-            store.put_record(GROUP, record)
+            assert store.put_record(GROUP, record).outcome == "moved"
 
         taken: list[int] = []
         end = time.perf_counter() + run.size.put_seconds

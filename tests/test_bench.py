@@ -82,7 +82,7 @@ def test_the_command_line_runs_each_side_in_its_own_process(tmp_path: Path) -> N
     command += ["--sides", "ours,c", "--rounds", "2", "--scratch", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("no empty_table", "<= 1.5x", "total: "):
+    for words in ("ours / (c + empty_table), CPU", "<= 1.5x", "total: "):
         assert words in done.stdout
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     ours = [line for line in lines if line.get("side") == "ours"]
