@@ -59,6 +59,8 @@ class Database:
 
     def __init__(self, root: Path, env: Environment) -> None:
         self.root = root
+        self.identity = _identity(root)
+        self._data_file = _identity(root / "engine" / "data.mdb")
         self.locks = root / "locks"
         self.env = env
         self.read_only = env.read_only
@@ -133,6 +135,16 @@ class Database:
         if writer is not None and writer.relaxed and writer.pending:
             writer.call(lambda _: None, 0)
 
+    def is_in_place(self) -> bool:
+        """Return whether the folder still holds the store that was opened, and not a later one.
+
+        A folder that was removed may have given its inode number to a new one.
+        """
+        try:
+            return _identity(self.root / "engine" / "data.mdb") == self._data_file
+        except FileNotFoundError:
+            return False
+
     def close(self) -> None:
         """Give up one handle; the last one commits what is queued and closes everything."""
         with _shared_lock:
@@ -140,7 +152,8 @@ class Database:
             if self.users > 0 or self.closed:
                 return
             self.closed = True
-            _shared.pop(_identity(self.root), None)
+            if _shared.get(self.identity) is self:
+                del _shared[self.identity]
             if self.pid != os.getpid():
                 return
             for action in self.on_close:
@@ -307,7 +320,7 @@ def open_database(
     with _shared_lock:
         _require_store_or_empty(root, read_only=read_only)
         found = _shared.get(_identity(root)) if root.exists() else None
-        if found is not None and found.pid == os.getpid():
+        if found is not None and found.pid == os.getpid() and found.is_in_place():
             if found.read_only and not read_only:
                 raise ReadOnlyStore(
                     f"{root} is open read-only in this process; close that handle first."
@@ -324,7 +337,7 @@ def open_database(
                 "created_at_us": created_at_us,
             }
             found = Database(root, _open_environment(root, initial, read_only=read_only))
-            _shared[_identity(root)] = found
+            _shared[found.identity] = found
     try:
         _settle_options(found, durability, quota)
     except BaseException:
