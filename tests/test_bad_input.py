@@ -634,7 +634,8 @@ path = sys.argv[1]
 with fs.open(tempfile.mkdtemp()) as warm:  # what is imported late might be out of reach afterwards
     warm.create_feature_group("g", record_identifier="k", event_time="t",
                               features={"k": "string", "t": "timestamp"})
-    warm.flush(), warm.sql("SELECT * FROM g"), warm.verify()
+    warm.put_record("g", {"k": "a", "t": "2013-01-01T00:00:00Z"})
+    warm.sql("SELECT * FROM g"), warm.flush(), warm.sql("SELECT * FROM g"), warm.verify()
 if os.geteuid() == 0:  # root could write anywhere
     os.setgid(65534), os.setuid(65534)
 """
