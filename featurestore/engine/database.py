@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from featurestore.engine.writer import Commit, Outcome, Put
     from featurestore.schema import FeatureGroup
     from featurestore.storage.catalog import Catalog
-    from featurestore.storage.environment import Transaction
+    from featurestore.storage.environment import Reading, Transaction
     from featurestore.storage.manifest import FileEntry
     from featurestore.storage.requests import Request
 
@@ -166,28 +166,18 @@ class Database:
                     self._owner.release(unlink=True)
                 self.env.close()
 
-    def _ready(self) -> None:
-        if self.closed:
-            self._require_open()
-        self.settle()
-
     def _require_open(self) -> None:
         if self.closed:
             raise StoreClosed(f"{self.root} is closed. Open it again.")
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[Transaction]:
+    def read(self) -> Reading:
         """Give a read transaction on an open database."""
-        self._ready()
-        with self.env.read() as txn:
-            yield txn
-
-    def begin_read(self) -> Transaction:
-        """Begin a read transaction that the caller must abort; the fastest way to one lookup."""
-        self._ready()
-        return self.env.begin_read()
+        if self.closed:
+            self._require_open()
+        self.settle()
+        return self.env.read()
 
     def _known_at(self, txn: Transaction) -> _Known:
         row = txn.get(catalog.VERSION, db=self.env.meta)
@@ -215,11 +205,8 @@ class Database:
 
     def plan(self, name: str) -> tuple[Plan, int]:
         """Return the plan of a group now, and the catalog version it was made from."""
-        txn = self.begin_read()
-        try:
+        with self.read() as txn:
             return self.plan_at(txn, name), self.catalog_at(txn).version
-        finally:
-            txn.abort()
 
     def files_at(self, txn: Transaction, group_id: int) -> list[FileEntry]:
         """Return a group's listed files at a transaction's moment."""
@@ -252,10 +239,10 @@ class Database:
         with_latest : collection of str
             Groups of which the online records are copied out too.
         """
-        self._ready()
+        self._require_open()
         pin = Pin(self.locks)
         try:
-            with self.env.read() as txn:
+            with self.read() as txn:
                 known = self.catalog_at(txn)
                 pin.narrow(manifest.version(self.env, txn))
                 last_seq = commits.last(self.env, txn)[0]

@@ -68,14 +68,11 @@ def get(
 ) -> Found:
     """Look one key up; only the features asked for are decoded."""
     env = database.env
-    txn = database.begin_read()
-    try:
+    with database.read() as txn:
         plan = database.plan_at(txn, name)
         require_online(plan.group)
         key_bytes, parts = plan.key(key)
         data = latest.get(env, txn, plan.group.id, database.key_hash(key_bytes), key_bytes)
-    finally:
-        txn.abort()
     if features is not None:
         plan.check_features(features)
     if data is None:
