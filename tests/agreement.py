@@ -85,7 +85,7 @@ def create(store: fs.FeatureStore, group: Group) -> None:
     """Create the model's group in the store."""
     store.create_feature_group(
         group.name,
-        record_identifier=asked(group.identifier),
+        record_identifier=group.identifier,
         event_time=group.event_time,
         features=group.features,
         ttl=span(group.ttl_us),
@@ -169,10 +169,9 @@ def online(store: fs.FeatureStore, model: Model, clock_us: int) -> None:
     for group in model.groups.values():
         for key in keys_of(group):
             status, version = model.get(group.name, key, clock_us)
-            present = status == "PRESENT" and version is not None
             expected = (
                 status,
-                row(group, key, version) if present else None,
+                row(group, key, version) if status == "PRESENT" and version else None,
                 None if version is None else moment(version.event_time_us),
                 None if version is None else span(clock_us - version.event_time_us),
                 None if version is None else version.seq,

@@ -35,6 +35,8 @@ from featurestore.engine import ingest as engine_ingest
 from featurestore.storage import parquet
 
 KEYS = 20
+PAIRED = KEYS
+"""The key of all pairs: in both groups its records are the halves of the same writes."""
 GROUPS = ("left", "right")
 SLICE = 2
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -101,6 +103,8 @@ def write(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None
         token += count
         group = "fleeting" if way == "fleeting" else chance.choice(GROUPS)
         sent = [(chance.randrange(KEYS), chance.randrange(1000), t) for t in tokens]
+        if way == "pair":
+            sent = [(PAIRED, sent[0][1], t) for t in tokens]
         request = f"{number}/{token}"
         log.note(sent=tokens, way=way, group=group, records=sent, request=request)
         records = [record(*values, pair=way == "pair") for values in sent]
@@ -150,11 +154,20 @@ def read(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None:
             if before is not None and now < before:
                 log.note(fault=f"{group} {key} went from {before} back to {now}")
             newest[group, key] = now
+        _look_at_a_pair(store, log)
         if looks % 20 == 0:
             rows, seq = _look_at_history(store, log, rows, seq)
         if looks % 30 == 0:
             _look_at_joins(store, log, newest)
     log.note(looks=looks, rows=rows, seq=seq)
+
+
+def _look_at_a_pair(store: fs.FeatureStore, log: Log) -> None:
+    """Read the newest pair: whatever its halves are, they are of one write."""
+    found = store.batch_get_record({name: [PAIRED] for name in GROUPS}, ["token"])
+    left, right = (found[name]["token"][0].as_py() for name in GROUPS)
+    if (left is None) != (right is None) or (left is not None and left + 1 != right):
+        log.note(fault=f"half a write is served: {left}, {right}")
 
 
 def _look_at_history(store: fs.FeatureStore, log: Log, rows: int, seq: int) -> tuple[int, int]:

@@ -99,10 +99,14 @@ def put_of(shape: Shape, group: Group, **how: Any) -> Put:
     return Put(name, key, event_time_us, values, **how)
 
 
+WRITTEN = ("plain", "brief")
+"""The groups that `writes` go to."""
+
+
 @st.composite
 def writes(draw: st.DrawFn, *, deletes: bool = True) -> Write:
-    """Draw a put or a soft delete in ``plain`` or ``brief``, aimed at both stores."""
-    shape = draw(shapes(st.sampled_from(["plain", "brief"])))
+    """Draw a put or a soft delete in one of two groups, aimed at both stores."""
+    shape = draw(shapes(st.sampled_from(WRITTEN)))
     if deletes and draw(st.integers(0, 4)) == 0:
         return Delete(*shape[:3])
     return put_of(shape, new_groups()[shape[0]], ttl_us=draw(ttls))

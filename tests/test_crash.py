@@ -32,13 +32,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, size)
 
 
-def remains(store: fs.FeatureStore) -> dict[str, Any]:
+def remains(store: fs.FeatureStore) -> dict[object, Any]:
     """Return everything a store answers; what was in the table of the life has x of 100 and more.
 
     Its slices follow the order of key hashes, which each store seeds anew: those rows are compared
     without their seqs, and the seqs among themselves.
     """
-    found: dict[str, Any] = {"seq": store.snapshot()}
+    found: dict[object, Any] = {"seq": store.snapshot()}
     for name in [group.name for group in store.list_feature_groups()]:
         rows = store.sql(f"SELECT * FROM history.{name} ORDER BY write_seq").to_pylist()
         found[name, "seqs"] = [row["write_seq"] for row in rows]
@@ -55,7 +55,7 @@ def files_of(path: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> Iterator[tuple[list[str], dict[str, Any]]]:
+def undisturbed() -> Iterator[tuple[list[str], dict[object, Any]]]:
     """Live once without trouble: the names of the steps, and what remains."""
     with pytest.MonkeyPatch.context() as patch, fresh_folder() as folder:
         for module, name, size in SIZES:
@@ -67,7 +67,7 @@ def undisturbed() -> Iterator[tuple[list[str], dict[str, Any]]]:
             yield steps.seen, remains(store)
 
 
-def lives_again(path: Path, expected: dict[str, Any]) -> None:
+def lives_again(path: Path, expected: dict[object, Any]) -> None:
     """Fail unless the store is sound, and comes to the same end when its life is lived again."""
     with opened(path) as store:
         assert store.verify() == []
@@ -88,7 +88,7 @@ def listed_files(store: fs.FeatureStore) -> list[dict[str, Any]]:
         return [{"path": e.path} for s in snapshots.values() for e in s.files]
 
 
-def test_there_are_steps_of_every_kind(undisturbed: tuple[list[str], dict[str, Any]]) -> None:
+def test_there_are_steps_of_every_kind(undisturbed: tuple[list[str], dict[object, Any]]) -> None:
     steps, end = undisturbed
     assert {"commit", "write", "fsync", "rename", "fsync_folder", "unlink"} <= set(steps)
     assert len(steps) > 80
@@ -96,7 +96,7 @@ def test_there_are_steps_of_every_kind(undisturbed: tuple[list[str], dict[str, A
 
 
 def test_killed_at_any_step_it_comes_to_the_same_end(
-    undisturbed: tuple[list[str], dict[str, Any]],
+    undisturbed: tuple[list[str], dict[object, Any]],
 ) -> None:
     steps, end = undisturbed
     processes = multiprocessing.get_context("forkserver")
@@ -112,7 +112,7 @@ def test_killed_at_any_step_it_comes_to_the_same_end(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["no space", "I/O error"])
 def test_a_call_that_fails_at_any_step_harms_nothing(
-    undisturbed: tuple[list[str], dict[str, Any]], code: int
+    undisturbed: tuple[list[str], dict[object, Any]], code: int
 ) -> None:
     steps, end = undisturbed
 

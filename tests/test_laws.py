@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import featurestore as fs
 from featurestore import record as engine_record
 from featurestore.event_time import MAX_US, NO_EXPIRY
-from tests import agreement
+from tests import agreement, strategies
 from tests.model import (
     DAY,
     MINUTE,
@@ -43,6 +43,7 @@ from tests.model import (
 from tests.small_world import (
     KEYS,
     START,
+    WRITTEN,
     fresh_folder,
     fresh_store,
     label_times,
@@ -54,7 +55,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NOW = START + 4 * MINUTE
+END_OF_TIME = moment(MAX_US)
 stories = st.lists(writes(), min_size=1, max_size=12)
+chores_ = st.sampled_from(["flush", "compact", "reopen"])
 
 
 def began(store: fs.FeatureStore) -> Model:
@@ -73,12 +76,15 @@ def told(store: fs.FeatureStore, model: Model, story: Sequence[Write]) -> None:
         model.commit([write], NOW)
 
 
-def answers(store: fs.FeatureStore, *, with_seq: bool) -> dict[str, Any]:
+def answers(store: fs.FeatureStore, *, with_seq: bool) -> dict[object, Any]:
     """Return every answer of a store, as exact values, keyed by what was asked."""
-    result: dict[str, Any] = {}
+    result: dict[object, Any] = {}
     times = [START + n * MINUTE + off for n in range(-1, 20) for off in (-1, 0)]
-    for group in new_groups().values():
-        name, columns = group.name, list(group.features)
+    system = ", write_seq, write_time, expires_at, is_deleted" if with_seq else ""
+    groups = new_groups()
+    for name in WRITTEN:
+        group = groups[name]
+        columns = ", ".join(f'"{feature}"' for feature in group.features)
         for key in KEYS[name]:
             found = store.get_record(name, agreement.asked(key), with_status=True)
             result["get", name, key] = (
@@ -87,12 +93,13 @@ def answers(store: fs.FeatureStore, *, with_seq: bool) -> dict[str, Any]:
                 (found.event_time, found.age, found.expires_at),
                 found.write_seq if with_seq else None,
             )
-        if with_seq:
-            columns += ["write_seq", "write_time", "expires_at", "is_deleted"]
-        for view in (f"history.{name}", name, f"latest.{name}"):
-            wanted = columns if view.startswith("history") else list(group.features)
-            table = store.sql(f"SELECT * FROM {view}").select(wanted)
-            result["sql", view] = agreement.in_order(agreement.rows_of(table))
+        rows = store.sql(
+            f"SELECT 1 AS view, {columns} FROM {name} "
+            f"UNION ALL SELECT 2, {columns} FROM latest.{name}"
+        )
+        result["views", name] = agreement.in_order(agreement.rows_of(rows))
+        history = store.sql(f"SELECT {columns}{system} FROM history.{name}")
+        result["history", name] = agreement.in_order(agreement.rows_of(history))
         labels = agreement.labels_of(group, [*KEYS[name]], times)
         joined = store.point_in_time(
             labels, [fs.FeatureLookup(name, prefix="f_")], label_time="label", with_status=True
@@ -260,7 +267,7 @@ def test_a_request_sent_again_counts_once(story: list[Write], data: st.DataObjec
     assert seen[0] == seen[1]
 
 
-@given(stories, st.lists(st.sampled_from(["flush", "compact", "reopen"]), max_size=12))
+@given(stories, st.lists(chores_, max_size=12))
 def test_flush_compact_and_reopen_change_no_answer(story: list[Write], chores: list[str]) -> None:
     with fresh_store(clock=lambda: NOW) as undisturbed, fresh_folder() as folder:
         store = fs.open(folder / "store", clock=lambda: NOW)
@@ -275,7 +282,7 @@ def test_flush_compact_and_reopen_change_no_answer(story: list[Write], chores: l
                 store = fs.open(folder / "store", clock=lambda: NOW)
             elif chore is not None:
                 getattr(store, chore)()
-            assert answers(store, with_seq=True) == answers(undisturbed, with_seq=True)
+        assert answers(store, with_seq=True) == answers(undisturbed, with_seq=True)
         assert store.verify() == []
         store.close()
 
@@ -362,6 +369,151 @@ def test_serving_now_is_joining_now(story: list[Write]) -> None:
             assert {n: exactly(v) for n, v in one.items() if n in row} == {
                 n: exactly(row[n]) for n in row if n in one
             }
+
+
+@given(st.data())
+def test_every_type_is_the_same_on_every_path(data: st.DataObject) -> None:
+    group = data.draw(strategies.groups(values_max=4, versions_max=1))
+    rows = data.draw(st.lists(strategies.rows_of(group), min_size=1, max_size=5))
+    names = [feature.name for feature in group.features]
+    given_rows = [{n: exactly(row.get(n)) for n in names} for row in rows]
+    with fresh_store(clock=lambda: NOW) as store:
+        store.create_feature_group(
+            "g",
+            record_identifier=group.record_identifier,
+            event_time=group.event_time,
+            features={feature.name: feature.dtype for feature in group.features},
+            max_future=None,
+        )
+        put = [store.put_record("g", row).outcome != "unchanged" for row in rows[: len(rows) // 2]]
+        store.ingest("g", rows[len(rows) // 2 :])
+        kept = [r for r, new in zip_longest(given_rows, put, fillvalue=True) if new]
+        times = [row[group.event_time] for row in rows]
+        labels = pa.table(
+            {
+                **{
+                    f.name: pa.array([row[f.name] for row in rows], f.dtype.to_arrow())
+                    for f in group.key_features
+                },
+                group.event_time: pa.array(times, pa.timestamp("us", tz="UTC")),
+            }
+        )
+        for chore in (lambda: None, store.flush, store.compact):
+            chore()
+            history = store.sql("FROM history.g ORDER BY write_seq").select(names).to_pylist()
+            assert [{n: exactly(v) for n, v in row.items()} for row in history] == kept
+            if group.value_features:
+                joined = store.point_in_time(labels, ["g:*"], label_time=group.event_time)
+                for row, found in zip(rows, joined.to_pylist(), strict=True):
+                    time = row[group.event_time]
+                    known = newest(group, kept, row, upto=time) | {group.event_time: exactly(time)}
+                    assert {n: exactly(v) for n, v in found.items()} == known
+            for row in rows:
+                key = tuple(row[name] for name in group.record_identifier)
+                found = store.get_record("g", key if len(key) > 1 else key[0])
+                assert {n: exactly(v) for n, v in found.items()} == newest(group, kept, row)
+
+
+def newest(
+    group: fs.FeatureGroup,
+    kept: list[dict[str, Any]],
+    row: dict[str, Any],
+    upto: datetime = END_OF_TIME,
+) -> dict[str, Any]:
+    """Return the newest of all rows, given in the order of seq, that have a row's key."""
+    time = group.event_time
+    same_key = [
+        (candidate[time][1], seq, candidate)
+        for seq, candidate in enumerate(kept)
+        if all(candidate[name] == exactly(row[name]) for name in group.record_identifier)
+        and candidate[time][1] <= upto
+    ]
+    return max(same_key, key=lambda found: found[:2])[2]
+
+
+@given(stories, st.integers(1, 3))
+def test_a_scan_goes_on_behind_its_token(story: list[Write], page_size: int) -> None:
+    with fresh_store(clock=lambda: NOW) as store:
+        model = began(store)
+        told(store, model, story)
+        for name in WRITTEN:
+            whole = [repr(row) for row in store.scan(name)]
+            scan = store.scan(name, page_size=page_size)
+            first = next(scan.pages()).to_pylist()
+            behind = store.scan(name, after=scan.token, page_size=page_size) if scan.token else []
+            identifier = model.groups[name].identifier
+            found = [tuple(row[n] for n in identifier) for row in (*first, *behind)]
+            assert len(set(found)) == len(found) == len(whole)
+
+
+# ── imports, and the same data again ─────────────────────────────────────────────────────────
+
+
+def test_the_same_data_again_adds_nothing() -> None:
+    group = new_groups()["brief"]
+    puts = [
+        Put("brief", KEYS["brief"][n % 4], START + n * SECOND, {"v": n / 3, "l": [n, None]})
+        for n in range(40)
+    ]
+    table = agreement.table(group, puts)
+    forms: list[Any] = [
+        table,
+        pl.from_arrow(table),
+        table.to_pandas(types_mapper=pd.ArrowDtype),
+        table.select(sorted(table.column_names)),
+        pa.concat_tables([table.slice(0, 7), table.slice(7)]),
+        [agreement.record(group, put) for put in puts],
+    ]
+    with fresh_store(clock=lambda: NOW) as store:
+        agreement.create(store, group)
+        assert store.ingest("brief", table).accepted == 40
+        for again in forms:
+            result = store.ingest("brief", again)
+            assert (result.accepted, result.replayed) == (0, 40)
+            store.flush()
+        assert store.ingest("brief", table.slice(1)).accepted == 39  # other data
+        store.update_feature_group("brief", add_features={"later": "int64"}, ttl="1m")
+        assert store.ingest("brief", table).replayed == 40
+        store.delete_feature_group("brief")
+        agreement.create(store, group)
+        assert store.ingest("brief", table).accepted == 40  # another group
+        assert store.snapshot() == 119
+
+
+def test_an_import_keeps_the_dates_of_its_knowledge() -> None:
+    rows = [
+        {"k": "a", "at": moment(START), "x": 1, "arrived": moment(START + 5 * MINUTE)},
+        {"k": "a", "at": moment(START + MINUTE), "x": 2, "arrived": moment(START + 2 * MINUTE)},
+    ]
+    labels = pa.table(
+        {
+            "k": ["a"] * 4,
+            "t": pa.array([moment(START + n * MINUTE) for n in (1, 2, 5, 9)]),
+        }
+    )
+    with fresh_store(clock=lambda: NOW + DAY) as store:
+        agreement.create(
+            store, Group("g", ("k",), "at", {"k": "string", "at": "timestamp", "x": "int64"})
+        )
+        store.put_record("g", {"k": "a", "at": moment(START - DAY), "x": 0})
+        store.ingest("g", pa.Table.from_pylist(rows), write_time="arrived")
+        for chore in (lambda: None, store.flush, store.compact):
+            chore()
+            asked = {"labels": labels, "features": ["g:x"], "label_time": "t"}
+            assert store.point_in_time(**asked)["x"].to_pylist() == [2] * 4
+            known = store.point_in_time(**asked, known="write_time")
+            assert known["x"].to_pylist() == [None, 2, 2, 2]
+            before = store.point_in_time(**asked, as_of=1)
+            assert before["x"].to_pylist() == [0] * 4
+            assert store.point_in_time(**asked, as_of=moment(NOW))["x"].to_pylist() == [None] * 4
+            times = store.sql("SELECT write_time FROM history.g ORDER BY write_seq")
+            assert agreement.rows_of(times)[1:] == [
+                {"write_time": exactly(START + 5 * MINUTE)},
+                {"write_time": exactly(START + 2 * MINUTE)},
+            ]
+        late = [{**rows[0], "arrived": moment(NOW + 2 * DAY)}]
+        with pytest.raises(fs.InvalidRecord, match="arrived"):
+            store.ingest("g", late, write_time="arrived")
 
 
 # ── rows out are rows in ─────────────────────────────────────────────────────────────────────

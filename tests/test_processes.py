@@ -19,13 +19,16 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import featurestore as fs
 from tests.model import moment
 from tests.processes import GROUPS, SIZES, SLICE, create, notes, record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECONDS = float(os.environ.get("FEATURESTORE_TEST_SECONDS", "4"))
 FOREVER = 3600.0
@@ -45,22 +48,38 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.store = folder / "store"
         self.folder = folder
-        self.numbers = 0
+        self.started: list[subprocess.Popen[str]] = []
         create(self.store)
 
     def start(self, role: str, seconds: float = SECONDS) -> tuple[subprocess.Popen[str], Path]:
         """Start a process in a role; returns it and its log."""
-        self.numbers += 1
-        log = self.folder / f"{role}-{self.numbers}.log"
-        command = [sys.executable, "-m", "tests.processes", role, str(self.numbers)]
+        number = len(self.started) + 1
+        log = self.folder / f"{role}-{number}.log"
+        command = [sys.executable, "-m", "tests.processes", role, str(number)]
         command += [str(self.store), str(log), str(seconds)]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        self.started.append(process)
         return process, log
+
+    def end(self) -> None:
+        """Leave no process behind, whatever became of the test."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def logs(self, role: str) -> list[dict[str, Any]]:
         """Return all notes of all processes of a role."""
         paths = sorted(self.folder.glob(f"{role}-*.log"))
         return [note for path in paths for note in notes(path)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Give a new store without processes, and end those that a failed test leaves."""
+    world = World(tmp_path)
+    yield world
+    world.end()
 
 
 def ended(process: subprocess.Popen[str]) -> None:
@@ -146,8 +165,7 @@ def _online_is_newest(store: fs.FeatureStore, rows: list[dict[str, Any]]) -> Non
         assert row["is_deleted"] or found.record["token"] == row["token"]
 
 
-def test_writers_a_reader_and_a_tidier_share_a_directory(tmp_path: Path) -> None:
-    world = World(tmp_path)
+def test_writers_a_reader_and_a_tidier_share_a_directory(world: World) -> None:
     roles = ["write", "write", "read", "tidy", "tidy"]
     processes = [world.start(role)[0] for role in roles]
     for process in processes:
@@ -159,10 +177,9 @@ def test_writers_a_reader_and_a_tidier_share_a_directory(tmp_path: Path) -> None
     assert {note["way"] for note in world.logs("write")} >= {"put", "pair", "table", "delete"}
 
 
-def test_killed_processes_lose_nothing_they_were_told(tmp_path: Path) -> None:
+def test_killed_processes_lose_nothing_they_were_told(world: World) -> None:
     """Kill -9, at any moment: of a writer, of the tidier, and again of those who come after."""
     chance = random.Random(2013)
-    world = World(tmp_path)
     survivor, reader = world.start("write")[0], world.start("read")[0]
     victims = {role: world.start(role, FOREVER) for role in ("write", "tidy")}
     kills = Counter[str]()
@@ -191,9 +208,8 @@ def killed(process: subprocess.Popen[str], log: Path, after: float) -> None:
     assert process.returncode == -signal.SIGKILL, errors
 
 
-def test_a_store_is_left_to_one_process_after_the_other(tmp_path: Path) -> None:
+def test_a_store_is_left_to_one_process_after_the_other(world: World) -> None:
     """What one process wrote and closed, the next one reads, through the same clock of commits."""
-    world = World(tmp_path)
     for _ in range(2):
         ended(world.start("write", 1.0)[0])
     assert holds_what_was_acknowledged(world) > 0

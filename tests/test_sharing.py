@@ -136,6 +136,38 @@ def test_readers_see_moments_while_others_write_flush_and_compact() -> None:
         assert store.sql("SELECT count(*) n FROM main.left").to_pylist() == [{"n": 60}]
 
 
+@pytest.mark.parametrize("moment_of_closing", [0.0, 0.01, 0.02, 0.05, 0.1])
+def test_a_store_closed_in_mid_use_says_so_to_everyone(moment_of_closing: float) -> None:
+    """Whoever is reading or writing then is told that the store is closed, and nothing else."""
+    with fresh_folder() as folder:
+        store = fs.open(folder / "store", clock=lambda: NOW)
+        a_group(store)
+        for k in range(20):
+            store.put_record("g", record(k, 1, 1))
+
+        def until_closed(use: Callable[[], Any]) -> str:
+            while True:
+                try:
+                    use()
+                except fs.StoreClosed as error:
+                    return str(error)
+
+        uses: list[Callable[[], Any]] = [
+            lambda: store.get_record("g", 3),
+            lambda: list(store.scan("g")),
+            lambda: store.batch_get_record({"g": [1, 2]}),
+            lambda: store.put_record("g", record(1, 2, 2)),
+            lambda: store.sql("FROM history.g"),
+        ]
+        closing = threading.Timer(moment_of_closing, store.close)
+        closing.start()
+        said = at_once(*(partial(until_closed, use) for use in uses))
+        closing.join()
+        assert all("closed" in sentence for sentence in said)
+        with fs.open(folder / "store") as again:
+            assert again.verify() == []
+
+
 def test_handles_of_one_process_are_one_store() -> None:
     with fresh_folder() as folder:
         first = fs.open(folder / "store", clock=lambda: NOW)
