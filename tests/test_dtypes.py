@@ -18,15 +18,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from featurestore.arrays import Refused
+from featurestore.casts import cast_column, read_column
 from featurestore.dtypes import (
     SCALARS,
     VECTOR_LENGTH_MAX,
     DType,
-    cast_column,
     from_arrow,
     is_null,
     parse_dtype,
-    read_column,
 )
 from featurestore.errors import InvalidEventTime, InvalidRecord, InvalidSchema
 from featurestore.event_time import MAX_US, MIN_US

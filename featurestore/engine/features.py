@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import cast_column
+from featurestore.casts import cast_column
 from featurestore.encoding.columns import encode_keys
 from featurestore.engine import frames
 from featurestore.engine.reader import columns_of, fetch, require_online

@@ -45,7 +45,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.dtypes import cast_column
+from featurestore.casts import cast_column
 from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.engine import frames
 from featurestore.engine.key_index import KeyIndex

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.arrays import Refused
-from featurestore.dtypes import is_null, read_column
+from featurestore.casts import read_column
+from featurestore.dtypes import is_null
 from featurestore.encoding.columns import encode_keys, encode_records
 from featurestore.engine.records import future_sentence
 from featurestore.errors import InvalidEventTime, InvalidRecord, UnknownFeature, did_you_mean
