@@ -71,6 +71,7 @@ def cast_column(
     Examples
     --------
     >>> import pyarrow as pa
+    >>> from featurestore.dtypes import parse_dtype
     >>> cast_column(pa.array([1.0, None]), parse_dtype("int8"), "age").to_pylist()
     [1, None]
     >>> cast_column(pa.array([1.0, 2.5]), parse_dtype("int8"), "age")
