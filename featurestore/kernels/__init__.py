@@ -31,6 +31,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 INT64 = types.int64
 INT64_READ = types.Array(types.int64, 1, "C", readonly=True)
 """A contiguous int64 array that is only read: writable ones fit too, and so does Arrow memory."""
+BYTES_READ = types.Array(types.uint8, 1, "C", readonly=True)
+"""The same of bytes."""
+WORDS_READ = types.Array(types.uint64, 1, "C", readonly=True)
+"""The same of unsigned 64-bit words."""
 
 
 def kernel(*signature: Any, returns: Any = types.void) -> Callable[[F], F]:
