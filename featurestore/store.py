@@ -682,11 +682,7 @@ class FeatureStore:
         from featurestore.engine import features
 
         return features.lookup_features(
-            self._database,
-            self._lookups(view),
-            entities,
-            self._now_us(),
-            with_status=with_status,
+            self._database, view, entities, self._now_us(), with_status=with_status
         )
 
     # ── upkeep ───────────────────────────────────────────────────────────────────────────────

@@ -52,6 +52,7 @@ class _Known:
         self.row = row
         self.catalog = parsed
         self.plans: dict[str, Plan] = {}
+        self.compiled: dict[Any, Any] = {}
 
 
 class Database:
@@ -189,6 +190,10 @@ class Database:
     def catalog_at(self, txn: Transaction) -> Catalog:
         """Return the catalog at a transaction's moment."""
         return self._known_at(txn).catalog
+
+    def compiled_at(self, txn: Transaction) -> dict[Any, Any]:
+        """Return what others have worked out from the catalog at a transaction's moment."""
+        return self._known_at(txn).compiled
 
     def catalog(self) -> Catalog:
         """Return the catalog now."""

@@ -1,5 +1,11 @@
 """Feature views read online: every lookup of a view from the latest records, at one moment.
 
+::
+
+    view ──compile──▶ roles (once per catalog version)      entities: a table ──▶ lookup: Arrow
+                        │                                   a dict ──▶ plan and codec: Python
+                        └── group, key columns, features, names of the result, max_age
+
 The offline twin is the point-in-time join; both name columns by
 :func:`featurestore.feature_view.result_columns` and take ``max_age`` as *clock - event time*.
 ``delay`` has no part here: a record that is in the store has arrived.
@@ -7,50 +13,63 @@ The offline twin is the point-in-time join; both name columns by
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.casts import cast_column
-from featurestore.encoding.columns import encode_keys
-from featurestore.engine import frames
-from featurestore.engine.reader import columns_of, fetch, require_online
+from featurestore.dtypes import is_null
+from featurestore.engine import frames, lookup
+from featurestore.engine.reader import AGE_MAX_US, MISSING, find, require_online
 from featurestore.errors import InvalidInput
-from featurestore.feature_view import claim_column, result_columns
+from featurestore.event_time import to_datetime
+from featurestore.feature_view import FeatureView, claim_column, expand, result_columns
 from featurestore.record import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
+    from featurestore.engine.reader import Columns
     from featurestore.feature_view import FeatureLookup
+    from featurestore.storage.environment import Transaction
+
+#: Ever new selections must not grow a server for ever.
+_COMPILED_MAX = 1000
 
 
-class _Asked(NamedTuple):
-    lookup: FeatureLookup
-    plan: Plan
-    codes: np.ndarray[Any, np.dtype[np.int64]]
-    keys: list[bytes]
-    records: Sequence[bytes | None]
+class _Role:
+    """A lookup compiled: what it reads and what it adds to the answer."""
+
+    def __init__(
+        self, lookup: FeatureLookup, plan: Plan, columns: Mapping[str, str], *, says_status: bool
+    ) -> None:
+        group = plan.group
+        outside = (*group.record_identifier, group.event_time)
+        self.plan = plan
+        self.columns = columns  # column -> feature
+        self.keys = lookup.keys(group)  # key -> column of the entities
+        self.max_age_us = AGE_MAX_US if lookup.max_age_us is None else lookup.max_age_us
+        self.status_columns = lookup.status_columns if says_status else ()
+        # Identifier and event time are known without reading the slots.
+        self.values = tuple(dict.fromkeys(n for n in columns.values() if n not in outside))
+        self.only_values = tuple(columns.values()) == self.values
 
 
 def lookup_features(
-    database: Database,
-    lookups: Sequence[FeatureLookup],
-    entities: Any,
-    clock_us: int,
-    *,
-    with_status: bool,
+    database: Database, references: Any, entities: Any, clock_us: int, *, with_status: bool
 ) -> Any:
     """Return the entities with the latest features beside them.
 
     Parameters
     ----------
-    lookups : sequence of FeatureLookup
-        Of the view.
+    references : str, FeatureView, FeatureLookup or a list of references
+        What to look up.
     entities : dict or table
         Key columns; a dict asks about one entity and is answered by a dict of features.
     clock_us : int
@@ -58,76 +77,151 @@ def lookup_features(
     with_status : bool
         Also say status, event time and age of each lookup, as the join does.
     """
-    single = isinstance(entities, dict) and not any(
-        isinstance(value, (list, tuple, np.ndarray)) for value in entities.values()
-    )
-    frame = frames.accept([entities] if single else entities, "entities")
-    asked: list[_Asked] = []
-    with database.read() as txn:
-        known = database.catalog_at(txn)
-        groups = {lookup.group: known.group(lookup.group) for lookup in lookups}
-        taken = () if single else frames.column_names(frame)
-        columns = result_columns(lookups, groups, taken=taken)
-        for lookup in lookups:
-            plan = database.plan_at(txn, lookup.group)
-            require_online(plan.group)
-            codes, keys = _keys(plan, lookup, frame)
-            records = fetch(database, txn, plan, keys)
-            asked.append(_Asked(lookup, plan, codes, keys, records))
+    if isinstance(entities, Mapping) and not any(map(_is_column, entities.values())):
+        with database.read() as txn:
+            roles = _compiled(database, txn, references, (), with_status=with_status)
+            return _one(database, txn, roles, entities, clock_us)
+    frame = frames.accept(entities, "entities")
+    taken = tuple(frames.column_names(frame))
     result: dict[str, pa.ChunkedArray] = {}
-    reported: list[Any] = []
-    owners = dict.fromkeys([*taken, *(c for added in columns for c in added)], "the result")
-    for one, added in zip(asked, columns, strict=True):
-        found, status = _answer(one, {c: f.name for c, f in added.items()}, clock_us)
-        result |= found
-        reading = (one.lookup.status_columns, one.lookup.keys(one.plan.group), one.lookup.max_age)
-        if with_status and reading not in reported:
-            # Lookups that read the same record say so once.
-            reported.append(reading)
-            for name, column in zip(one.lookup.status_columns, status, strict=True):
-                claim_column(owners, name, one.lookup)
-                result[name] = column
-    if single:
-        return {name: column.to_pylist()[0] for name, column in result.items()}
+    with database.read() as txn:
+        for role in _compiled(database, txn, references, taken, with_status=with_status):
+            keys = _key_columns(role, frame, taken)
+            encoded = lookup.encode(keys, role.plan.key_dtypes)
+            found = lookup.look_up(
+                database, txn, role.plan, encoded, role.values, clock_us, role.max_age_us
+            )
+            for column, array in _columns(role, keys, found):
+                result[column] = pa.chunked_array([array])
     return frames.append(frame, result)
 
 
-def _keys(
-    plan: Plan, lookup: FeatureLookup, frame: Any
-) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[bytes]]:
+def _is_column(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray))
+
+
+def _compiled(
+    database: Database,
+    txn: Transaction,
+    references: Any,
+    taken: tuple[str, ...],
+    *,
+    with_status: bool,
+) -> list[_Role]:
+    """Return what is to be read; worked out once for each version of the catalog."""
+    known = database.catalog_at(txn)
+
+    def view(name: str) -> FeatureView:
+        return FeatureView.from_json(known.view(name))
+
+    compiled = database.compiled_at(txn)
+    named = references if isinstance(references, str) and ":" not in references else None
+    asked = (named or expand(references, view), taken, with_status)
+    roles: list[_Role] | None = compiled.get(asked)
+    if roles is None:
+        if len(compiled) >= _COMPILED_MAX:
+            compiled.clear()
+        lookups = expand(references, view)
+        roles = compiled[asked] = _compile(database, txn, lookups, taken, with_status=with_status)
+    return roles
+
+
+def _compile(
+    database: Database,
+    txn: Transaction,
+    lookups: Sequence[FeatureLookup],
+    taken: Sequence[str],
+    *,
+    with_status: bool,
+) -> list[_Role]:
+    """Return each lookup as a role, no two columns of one name."""
+    known = database.catalog_at(txn)
+    groups = {asked.group: known.group(asked.group) for asked in lookups}
+    added = result_columns(lookups, groups, taken=taken)
+    owners = dict.fromkeys([*taken, *(c for columns in added for c in columns)], "the result")
+    reported: list[Any] = []
+    roles = []
+    for asked, columns in zip(lookups, added, strict=True):
+        plan = database.plan_at(txn, asked.group)
+        require_online(plan.group)
+        # Lookups that read the same record say so once.
+        reading = (asked.status_columns, asked.keys(plan.group), asked.max_age)
+        says_status = with_status and reading not in reported
+        if says_status:
+            reported.append(reading)
+            for name in asked.status_columns:
+                claim_column(owners, name, asked)
+        names = {column: feature.name for column, feature in columns.items()}
+        roles.append(_Role(asked, plan, names, says_status=says_status))
+    return roles
+
+
+# ── many entities ────────────────────────────────────────────────────────────────────────────
+
+
+def _key_columns(role: _Role, frame: Any, given: Sequence[str]) -> list[pa.Array]:
     arrays = []
-    for feature, column in zip(
-        plan.group.key_features, lookup.keys(plan.group).values(), strict=True
-    ):
-        if column not in frames.column_names(frame):
-            raise InvalidInput(
-                f'The entities have no column "{column}", the key of "{plan.group.name}"; '
-                f"they have {', '.join(frames.column_names(frame))}. Name it, or map it with on=."
-            )
+    for feature, column in zip(role.plan.group.key_features, role.keys.values(), strict=True):
+        _require_column(role, column, given)
         arrays.append(cast_column(frames.column(frame, column), feature.dtype, column))
-    keys = encode_keys(arrays, plan.key_dtypes)
-    return keys.codes, keys.keys
+    return arrays
 
 
-def _answer(
-    asked: _Asked, wanted: Mapping[str, str], clock_us: int
-) -> tuple[dict[str, pa.ChunkedArray], list[pa.ChunkedArray]]:
-    """Return the features by column, and status, event time and age."""
-    found = columns_of(asked.plan, asked.keys, asked.records, clock_us)
-    status = found.status
-    max_age_us = asked.lookup.max_age_us
-    if max_age_us is not None:
-        old = pc.fill_null(pc.greater(found.age.view(pa.int64()), max_age_us), False)
-        too_old = pc.and_(old, pc.equal(status, str(Status.PRESENT)))
-        status = pc.if_else(too_old, str(Status.EXPIRED), status)
-    rows = pa.array(asked.codes, mask=asked.codes < 0)
-    present = pc.if_else(pc.equal(status, str(Status.PRESENT)), pa.array(range(len(status))), None)
-    live = present.take(rows)
-    features = {
-        column: pa.chunked_array([found.values[name].take(live)]) for column, name in wanted.items()
-    }
-    return features, [
-        pa.chunked_array([pc.fill_null(status.take(rows), str(Status.MISSING))]),
-        pa.chunked_array([found.event_time.take(rows)]),
-        pa.chunked_array([found.age.take(rows)]),
-    ]
+def _require_column(role: _Role, column: str, given: Iterable[str]) -> None:
+    if column not in given:
+        raise InvalidInput(
+            f'The entities have no column "{column}", the key of "{role.plan.group.name}"; '
+            f"they have {', '.join(given)}. Name it, or map it with on=."
+        )
+
+
+def _columns(
+    role: _Role, keys: Sequence[pa.Array], found: Columns
+) -> Iterator[tuple[str, pa.Array]]:
+    """Yield the columns a lookup adds: features that are null unless PRESENT, then the status."""
+    if role.only_values:
+        yield from zip(role.columns, found.values, strict=True)
+    else:
+        group = role.plan.group
+        outside = dict(zip(group.record_identifier, keys, strict=True))
+        outside[group.event_time] = found.event_time
+        present = pc.equal(found.status, str(Status.PRESENT))
+        values = {name: pc.if_else(present, array, None) for name, array in outside.items()}
+        values |= zip(role.values, found.values, strict=True)
+        for column, name in role.columns.items():
+            yield column, values[name]
+    if role.status_columns:
+        system = (found.status, found.event_time, found.age)
+        yield from zip(role.status_columns, system, strict=True)
+
+
+# ── one entity ───────────────────────────────────────────────────────────────────────────────
+
+
+def _one(
+    database: Database,
+    txn: Transaction,
+    roles: Sequence[_Role],
+    entity: Mapping[str, Any],
+    clock_us: int,
+) -> dict[str, Any]:
+    """Return the features of one entity, without Arrow on the way."""
+    result: dict[str, Any] = {}
+    for role in roles:
+        key = {}
+        for name, column in role.keys.items():
+            _require_column(role, column, entity)
+            key[name] = entity[column]
+        found = MISSING
+        if not any(map(is_null, key.values())):
+            names = tuple(role.columns.values())
+            found = find(database, txn, role.plan, key, names, clock_us, role.max_age_us)
+        record = found.record or {}
+        for column, name in role.columns.items():
+            result[column] = record.get(name)
+        if role.status_columns:
+            us = None if found.header is None else found.header.event_time_us
+            at = None if us is None else to_datetime(us)
+            age = None if us is None else timedelta(microseconds=clock_us - us)
+            result |= zip(role.status_columns, (str(found.status), at, age), strict=True)
+    return result

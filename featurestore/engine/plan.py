@@ -8,6 +8,7 @@ of everything worked out beforehand.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from featurestore.dtypes import is_null
@@ -19,7 +20,14 @@ from featurestore.event_time import to_datetime
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
+
+    from featurestore.engine.lookup import Selection
+    from featurestore.engine.reader import AnswerShape
     from featurestore.schema import FeatureGroup
+
+#: Ever new selections of features must not grow a server for ever.
+_SELECTIONS_MAX = 1000
 
 
 class Plan:
@@ -44,6 +52,8 @@ class Plan:
         # Mostly the identifier and then the event time are declared first, and no dict need be
         # put in order again.
         self._in_order = self.names[: len(self._outside)] == self._outside
+        self._selections: dict[tuple[str, ...], Selection] = {}
+        self._shapes: dict[tuple[str, ...] | None, AnswerShape] = {}
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
@@ -87,6 +97,36 @@ class Plan:
     def parts(self, key: bytes) -> list[Any]:
         """Return the parts of key bytes, as :meth:`key` gives them."""
         return list(decode_key(key, self.key_dtypes))
+
+    # ── many records ─────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def key_types(self) -> list[pa.DataType]:
+        """Arrow types of the identifier."""
+        return [dtype.to_arrow() for dtype in self.key_dtypes]
+
+    def selection(self, names: tuple[str, ...]) -> Selection:
+        """Return some value features as the kernels take them; compiled once."""
+        found = self._selections.get(names)
+        if found is None:
+            from featurestore.engine.lookup import Selection
+
+            if len(self._selections) >= _SELECTIONS_MAX:
+                self._selections.clear()
+            found = self._selections[names] = Selection(self.group, names)
+        return found
+
+    def answer_shape(self, features: Sequence[str] | None) -> AnswerShape:
+        """Return the table that answers a batch which asks for these features, or for all."""
+        asked = None if features is None else tuple(features)
+        found = self._shapes.get(asked)
+        if found is None:
+            from featurestore.engine.reader import AnswerShape
+
+            if len(self._shapes) >= _SELECTIONS_MAX:
+                self._shapes.clear()
+            found = self._shapes[asked] = AnswerShape(self.group, asked)
+        return found
 
     # ── records ──────────────────────────────────────────────────────────────────────────────
 

@@ -35,12 +35,19 @@ if TYPE_CHECKING:
     from featurestore.storage.environment import Transaction
 
 
+#: As `max_age`: records of any age will do.
+AGE_MAX_US = 2**63 - 1
+
+
 class Found(NamedTuple):
     """One answer of the online store."""
 
     status: Status
     header: Header | None
     record: dict[str, Any] | None
+
+
+MISSING = Found(Status.MISSING, None, None)
 
 
 def status_of(header: Header, clock_us: int) -> Status:
@@ -50,6 +57,14 @@ def status_of(header: Header, clock_us: int) -> Status:
     if header.flags & FLAG_FENCE or expired(header.expires_at_us, clock_us):
         return Status.EXPIRED
     return Status.PRESENT
+
+
+def aged_status(header: Header, clock_us: int, max_age_us: int) -> Status:
+    """Return the status of a record that must not be older than a limit."""
+    status = status_of(header, clock_us)
+    if status is Status.PRESENT and clock_us - header.event_time_us > max_age_us:
+        return Status.EXPIRED
+    return status
 
 
 def require_online(group: FeatureGroup) -> None:
@@ -67,18 +82,30 @@ def get(
     database: Database, name: str, key: Any, features: Sequence[str] | None, clock_us: int
 ) -> Found:
     """Look one key up; only the features asked for are decoded."""
-    env = database.env
     with database.read() as txn:
         plan = database.plan_at(txn, name)
         require_online(plan.group)
-        key_bytes, parts = plan.key(key)
-        data = latest.get(env, txn, plan.group.id, database.key_hash(key_bytes), key_bytes)
-    if features is not None:
-        plan.check_features(features)
+        if features is not None:
+            plan.check_features(features)
+        return find(database, txn, plan, key, features, clock_us)
+
+
+def find(
+    database: Database,
+    txn: Transaction,
+    plan: Plan,
+    key: Any,
+    features: Sequence[str] | None,
+    clock_us: int,
+    max_age_us: int = AGE_MAX_US,
+) -> Found:
+    """Look one key up in a transaction; ``features`` are checked names."""
+    key_bytes, parts = plan.key(key)
+    data = latest.get(database.env, txn, plan.group.id, database.key_hash(key_bytes), key_bytes)
     if data is None:
-        return Found(Status.MISSING, None, None)
+        return MISSING
     header = verify_record(data, key_bytes)
-    status = status_of(header, clock_us)
+    status = aged_status(header, clock_us, max_age_us)
     if status is not Status.PRESENT:
         return Found(status, header, None)
     return Found(status, header, plan.record(parts, header.event_time_us, data, features))
@@ -101,72 +128,73 @@ def fetch(
 
 
 class Columns(NamedTuple):
-    """Answers of the online store for many keys, one row each."""
+    """Answers of the online store for many keys, one row each.
 
-    values: dict[str, pa.Array]
+    Attributes
+    ----------
+    values : list of pyarrow.Array
+        The value features asked for, in that order; null unless PRESENT.
+    status : pyarrow.Array of string
+        PRESENT, EXPIRED, DELETED or MISSING.
+    event_time, age : pyarrow.Array
+        Timestamps and durations in microseconds; null where MISSING.
+    """
+
+    values: list[pa.Array]
     status: pa.Array
     event_time: pa.Array
     age: pa.Array
 
 
 def columns_of(
-    plan: Plan, keys: Sequence[bytes], records: Sequence[bytes | None], clock_us: int
+    plan: Plan,
+    records: Sequence[bytes | None],
+    names: Sequence[str],
+    clock_us: int,
+    max_age_us: int = AGE_MAX_US,
 ) -> Columns:
-    """Turn records into Arrow columns.
+    """Turn records into Arrow columns, on the plain road: see :mod:`featurestore.engine.lookup`.
 
     Parameters
     ----------
     plan : Plan
         Of the group.
-    keys, records : sequence
-        One record, or None, for each key.
-    clock_us : int
-        Decides expiry, and the age.
-
-    Returns
-    -------
-    Columns
-        ``values`` holds every feature of the group: identifiers always set, event time unless
-        MISSING, the others null unless PRESENT.  ``status`` holds strings, ``event_time``
-        timestamps and ``age`` durations, null where MISSING.
+    records : sequence of bytes or None
+        Checked records.
+    names : sequence of str
+        Value features to return.
+    clock_us, max_age_us : int
+        Decide expiry, and the age.
     """
     import pyarrow as pa
 
-    from featurestore.encoding.columns import decode_keys, decode_records
+    from featurestore.encoding.columns import decode_records
     from featurestore.encoding.values import read_header
 
     headers = [None if data is None else read_header(data) for data in records]
-    statuses = [Status.MISSING if h is None else status_of(h, clock_us) for h in headers]
+    statuses = [
+        Status.MISSING if header is None else aged_status(header, clock_us, max_age_us)
+        for header in headers
+    ]
     present = [row for row, status in enumerate(statuses) if status is Status.PRESENT]
     places: list[int | None] = [None] * len(records)
     for place, row in enumerate(present):
         places[row] = place
     take = pa.array(places, pa.int64())
     table = decode_records(plan.group, [data for row in present if (data := records[row])])
-    micros = pa.timestamp("us", tz="UTC")
     event_us = [None if h is None else h.event_time_us for h in headers]
-    event_time = pa.array(event_us, pa.int64()).view(micros)
-    group = plan.group
-    found = {
-        **dict(zip(group.record_identifier, decode_keys(keys, plan.key_dtypes), strict=True)),
-        group.event_time: event_time,
-    }
-    found |= {
-        f.name: table.column(f.name).combine_chunks().take(take) for f in group.value_features
-    }
+    age_us = [None if us is None else clock_us - us for us in event_us]
     return Columns(
-        values={f.name: found[f.name] for f in group.features},
+        values=[table.column(name).combine_chunks().take(take) for name in names],
         status=pa.array([str(s) for s in statuses], pa.string()),
-        event_time=event_time,
-        age=pa.array([None if us is None else clock_us - us for us in event_us], pa.int64()).view(
-            pa.duration("us")
-        ),
+        event_time=pa.array(event_us, pa.int64()).view(pa.timestamp("us", tz="UTC")),
+        age=pa.array(age_us, pa.int64()).view(pa.duration("us")),
     )
 
 
 def batch_get(
     database: Database,
-    requests: Mapping[str, Sequence[Any]],
+    requests: Mapping[str, Any],
     features: Sequence[str] | None,
     clock_us: int,
 ) -> dict[str, pa.Table]:
@@ -178,17 +206,20 @@ def batch_get(
         For each group a row per key, in the order asked: identifiers, then the other features
         (or those asked for), then status and age.
     """
-    fetched = []
+    from featurestore.engine import lookup
+
+    asked = {name: _several(name, keys) for name, keys in requests.items()}
+    answers = {}
     with database.read() as txn:
-        for name, user_keys in requests.items():
+        for name, user_keys in asked.items():
             plan = database.plan_at(txn, name)
             require_online(plan.group)
-            keys = [plan.key(key)[0] for key in _several(name, user_keys)]
-            fetched.append((name, plan, keys, fetch(database, txn, plan, keys)))
-    return {
-        name: _answer_table(plan, columns_of(plan, keys, records, clock_us), features)
-        for name, plan, keys, records in fetched
-    }
+            shape = plan.answer_shape(features)
+            arrays = lookup.key_arrays(plan, user_keys)
+            keys = lookup.encode(arrays, plan.key_dtypes)
+            found = lookup.look_up(database, txn, plan, keys, shape.values, clock_us)
+            answers[name] = shape.table(arrays, found)
+    return answers
 
 
 def _several(name: str, keys: Any) -> Any:
@@ -197,22 +228,36 @@ def _several(name: str, keys: Any) -> Any:
             f'batch_get_record takes a list of keys for "{name}"; got {keys!r}. '
             "For a single key use get_record."
         )
-    return keys.to_pylist() if hasattr(keys, "to_pylist") else keys
+    return keys if hasattr(keys, "to_pylist") else list(keys)
 
 
-def _answer_table(plan: Plan, columns: Columns, features: Sequence[str] | None) -> pa.Table:
-    import pyarrow as pa
+class AnswerShape:
+    """The table that answers a batch: which column stands where; compiled once."""
 
-    group = plan.group
-    names = [f.name for f in group.features]
-    if features is not None:
-        asked = [group.feature(name).name for name in features]
-        names = [*group.record_identifier, *(n for n in asked if n not in group.record_identifier)]
-    arrays = {name: columns.values[name] for name in names}
-    for name, column in (("status", columns.status), ("age", columns.age)):
+    def __init__(self, group: FeatureGroup, features: Sequence[str] | None) -> None:
+        import pyarrow as pa
+
+        names = [f.name for f in group.features]
+        if features is not None:
+            asked = [group.feature(name).name for name in features]
+            names = list(dict.fromkeys([*group.record_identifier, *asked]))
+        outside = (*group.record_identifier, group.event_time)
+        self.values = tuple(name for name in names if name not in outside)
+        fields = [group.feature(name).dtype.to_arrow() for name in names]
         # A system column never takes a feature's name.
-        arrays[f"__{name}" if name in arrays else name] = column
-    return pa.table(arrays)
+        system = [f"__{name}" if name in names else name for name in ("status", "age")]
+        fields += [pa.string(), pa.duration("us")]
+        self._schema = pa.schema(list(zip([*names, *system], fields, strict=True)))
+        stock = [*group.record_identifier, group.event_time, *self.values]
+        self._places = [stock.index(name) for name in names]
+
+    def table(self, identifiers: Sequence[pa.Array], found: Columns) -> pa.Table:
+        """Return the answer from the key columns and what was found for them."""
+        import pyarrow as pa
+
+        stock = [*identifiers, found.event_time, *found.values]
+        arrays = [stock[place] for place in self._places]
+        return pa.Table.from_arrays([*arrays, found.status, found.age], schema=self._schema)
 
 
 # ── all keys ─────────────────────────────────────────────────────────────────────────────────
@@ -250,10 +295,20 @@ def latest_table(
     """Return what the online store serves now: the features of every PRESENT record."""
     import pyarrow as pa
 
+    from featurestore.encoding.columns import decode_keys
+
     live = [
         (key, data)
         for key, data in zip(keys, records, strict=True)
         if status_of(verify_record(data, key), clock_us) is Status.PRESENT
     ]
-    columns = columns_of(plan, [key for key, _ in live], [data for _, data in live], clock_us)
-    return pa.table(columns.values)
+    group = plan.group
+    names = [feature.name for feature in group.value_features]
+    identifiers = decode_keys([key for key, _ in live], plan.key_dtypes)
+    columns = columns_of(plan, [data for _, data in live], names, clock_us)
+    found = {
+        **dict(zip(group.record_identifier, identifiers, strict=True)),
+        group.event_time: columns.event_time,
+        **dict(zip(names, columns.values, strict=True)),
+    }
+    return pa.table({feature.name: found[feature.name] for feature in group.features})

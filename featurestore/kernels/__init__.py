@@ -37,8 +37,10 @@ WORDS_READ = types.Array(types.uint64, 1, "C", readonly=True)
 """The same of unsigned 64-bit words."""
 
 
-def kernel(*signature: Any, returns: Any = types.void) -> Callable[[F], F]:
-    """Compile a function for one signature, without the GIL, cached on disk where that is allowed.
+def kernel(*signature: Any, returns: Any = types.void, nogil: bool = True) -> Callable[[F], F]:
+    """Compile a function for one signature, cached on disk where that is allowed.
+
+    It runs without the GIL, unless it reads memory that another thread could take away.
 
     numba refuses to compile at all when it finds no place to write its cache (a container with a
     read-only file system); a kernel is then compiled anew in each process instead.
@@ -46,11 +48,11 @@ def kernel(*signature: Any, returns: Any = types.void) -> Callable[[F], F]:
 
     def compile_kernel(function: F) -> F:
         try:
-            compiled: F = njit(returns(*signature), nogil=True, cache=True)(function)
+            compiled: F = njit(returns(*signature), nogil=nogil, cache=True)(function)
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
-            compiled = njit(returns(*signature), nogil=True)(function)
+            compiled = njit(returns(*signature), nogil=nogil)(function)
         return compiled
 
     return compile_kernel

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from featurestore.storage.native import Native
+
 FORMAT = 1
 DURABILITIES = ("strict", "relaxed", "rebuildable")
 MAP_BYTES = 1 << 40
@@ -70,6 +72,8 @@ DATABASES = (
     "requests",
     "request_times",
 )
+
+_UNKNOWN = object()
 
 Transaction = Any  # lmdb.Transaction; py-lmdb ships no types
 
@@ -94,6 +98,7 @@ class Environment:
         self.folder = folder
         self.read_only = read_only
         self._forked = False
+        self._native: Any = _UNKNOWN
         self._lmdb = self._connect(sync=True)
         try:
             self._open_databases()
@@ -175,6 +180,16 @@ class Environment:
                 f"{self.folder.parent} has format {version}; this version of featurestore reads "
                 f"format {FORMAT}. Upgrade featurestore to open it."
             )
+        return found
+
+    def native_at(self, txn: Transaction) -> Native | None:
+        """Return LMDB's own functions for compiled loops, if they can be had."""
+        if self._native is _UNKNOWN:
+            from featurestore.storage import native
+
+            data_file = (self.folder / "data.mdb").stat()
+            self._native = native.find(txn, ("latest", "journal"), data_file)
+        found: Native | None = self._native
         return found
 
     # ── transactions ─────────────────────────────────────────────────────────────────────────
