@@ -497,9 +497,9 @@ class FeatureStore:
         found = reader.get(self._database, name, key, names, clock_us)
         if not with_status:
             return found.record
-        if found.header is None:
-            return RecordResult(found.status)
         header = found.header
+        if header is None:
+            return RecordResult(found.status)
         return RecordResult(
             status=found.status,
             record=found.record,

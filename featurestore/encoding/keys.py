@@ -291,6 +291,15 @@ class KeyHash:
         #: What is kept of a hash.
         self.mask = -1 << (64 - bits)
 
+    def lmdb_key(self, prefix: bytes, key: bytes) -> bytes:
+        """Return :func:`lmdb_key` of a key, hash included, from the group's four bytes."""
+        state = self._copy()
+        state.update(key)
+        unsigned = (int.from_bytes(state.digest(), "big") & self.mask) ^ _SIGN
+        if len(key) <= LMDB_KEY_BYTES_MAX:
+            return prefix + unsigned.to_bytes(8, "big") + key
+        return prefix + unsigned.to_bytes(8, "big") + _digest(key)
+
     def __call__(self, key: bytes) -> int:
         """Return the hash of one key, in [-2**63, 2**63)."""
         state = self._copy()
@@ -319,4 +328,8 @@ def lmdb_key(group_id: int, key_hash: int, key: bytes) -> bytes:
     prefix = LATEST_PREFIX.pack(group_id, key_hash + _SIGN)
     if len(key) <= LMDB_KEY_BYTES_MAX:
         return prefix + key
-    return prefix + DIGEST_TAG + hashlib.blake2b(key, digest_size=32).digest()
+    return prefix + _digest(key)
+
+
+def _digest(key: bytes) -> bytes:
+    return DIGEST_TAG + hashlib.blake2b(key, digest_size=32).digest()

@@ -28,7 +28,7 @@ from featurestore.engine.snapshot import GroupSnapshot, Pin
 from featurestore.engine.writer import Writer, apply_all
 from featurestore.errors import InvalidInput, NotAStore, ReadOnlyStore, StoreClosed
 from featurestore.storage import catalog, commits, files, journal, latest, manifest
-from featurestore.storage.environment import DURABILITIES, QUOTA_BYTES, Environment
+from featurestore.storage.environment import DURABILITIES, QUOTA_BYTES, Environment, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from featurestore.engine.writer import Commit, Outcome, Put
     from featurestore.schema import FeatureGroup
     from featurestore.storage.catalog import Catalog
-    from featurestore.storage.environment import Reading, Transaction
+    from featurestore.storage.environment import Transaction
     from featurestore.storage.manifest import FileEntry
     from featurestore.storage.requests import Request
 
@@ -70,7 +70,7 @@ class Database:
         self.pid = os.getpid()
         self._writer: Writer | None = None
         self._owner: files.FileLock | None = None
-        self._known: _Known | None = None
+        self._seen: tuple[int, _Known] | None = None
         self._files: dict[int, tuple[int, list[FileEntry]]] = {}
         self._guard = threading.Lock()
         self.closed = False
@@ -177,14 +177,22 @@ class Database:
         """Give a read transaction on an open database."""
         if self.closed:
             self._require_open()
-        self.settle()
-        return self.env.read()
+        writer = self._writer
+        if writer is not None and writer.relaxed:
+            self.settle()
+        return Reading(self.env)
 
     def _known_at(self, txn: Transaction) -> _Known:
+        txn_id = txn.id()
+        seen = self._seen
+        if seen is not None and seen[0] == txn_id:
+            # Nothing at all was committed since: not even the version needs a look.
+            return seen[1]
         row = txn.get(catalog.VERSION, db=self.env.meta)
-        known = self._known
+        known = None if seen is None else seen[1]
         if known is None or known.row != row:
-            known = self._known = _Known(row, catalog.load(self.env, txn))
+            known = _Known(row, catalog.load(self.env, txn))
+        self._seen = (txn_id, known)
         return known
 
     def catalog_at(self, txn: Transaction) -> Catalog:
@@ -205,7 +213,7 @@ class Database:
         known = self._known_at(txn)
         plan = known.plans.get(name)
         if plan is None:
-            plan = known.plans[name] = Plan(known.catalog.group(name))
+            plan = known.plans[name] = Plan(known.catalog.group(name), self.key_hash)
         return plan
 
     def plan(self, name: str) -> tuple[Plan, int]:

@@ -220,7 +220,8 @@ def _one(
         for column, name in role.columns.items():
             result[column] = record.get(name)
         if role.status_columns:
-            us = None if found.header is None else found.header.event_time_us
+            header = found.header
+            us = None if header is None else header.event_time_us
             at = None if us is None else to_datetime(us)
             age = None if us is None else timedelta(microseconds=clock_us - us)
             result |= zip(role.status_columns, (str(found.status), at, age), strict=True)

@@ -12,19 +12,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from featurestore.dtypes import is_null
-from featurestore.encoding.keys import decode_key, encode_key
+from featurestore.encoding.keys import ENCODERS, decode_key, encode_key
 from featurestore.encoding.values import RecordCodec
 from featurestore.errors import InvalidRecord, UnknownFeature, did_you_mean
 from featurestore.event_time import to_datetime
+from featurestore.record import KEY_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
 
+    from featurestore.encoding.keys import KeyHash
     from featurestore.engine.lookup import Selection
     from featurestore.engine.reader import AnswerShape
     from featurestore.schema import FeatureGroup
+
+_PLAIN_KEYS: dict[str, type] = {"int": int, "string": str}
 
 #: Ever new selections of features must not grow a server for ever.
 _SELECTIONS_MAX = 1000
@@ -37,21 +41,29 @@ class Plan:
     ----------
     group : FeatureGroup
         The definition.
+    key_hash : KeyHash
+        The store's.
     codec : RecordCodec
         Values to bytes and back.
     key_dtypes : tuple of DType
         Of the identifier, in declared order.
     """
 
-    def __init__(self, group: FeatureGroup) -> None:
+    def __init__(self, group: FeatureGroup, key_hash: KeyHash) -> None:
         self.group = group
+        self.key_hash = key_hash
+        self._prefix = group.id.to_bytes(4, "big")
         self.codec = RecordCodec(group)
         self.key_dtypes = tuple(feature.dtype for feature in group.key_features)
         self.names = tuple(feature.name for feature in group.features)
-        self._outside = (*group.record_identifier, group.event_time)
+        kind = self.key_dtypes[0].kind
+        self._only_type = _PLAIN_KEYS.get(kind) if len(self.key_dtypes) == 1 else None
+        self._encode_only = ENCODERS[kind]
+        outside = (*group.record_identifier, group.event_time)
+        self._outside = frozenset(outside)
         # Mostly the identifier and then the event time are declared first, and no dict need be
         # put in order again.
-        self._in_order = self.names[: len(self._outside)] == self._outside
+        self._in_order = self.names[: len(outside)] == outside
         self._selections: dict[tuple[str, ...], Selection] = {}
         self._shapes: dict[tuple[str, ...] | None, AnswerShape] = {}
 
@@ -65,6 +77,12 @@ class Plan:
         InvalidRecord
             Wrong number of parts, wrong type, or null.
         """
+        if type(key) is self._only_type:
+            # The usual key: one part, and nothing to convert.
+            part = self.key_dtypes[0].check(key, self.group.record_identifier[0])
+            encoded = self._encode_only(part)
+            if len(encoded) <= KEY_BYTES_MAX:
+                return encoded, [part]
         names = self.group.record_identifier
         checked = []
         for name, dtype, part in zip(names, self.key_dtypes, self._parts(key), strict=True):
@@ -74,6 +92,10 @@ class Plan:
                 )
             checked.append(dtype.check(part, name))
         return encode_key(checked, self.key_dtypes), checked
+
+    def lmdb_key(self, key: bytes) -> bytes:
+        """Return where the latest record of a key lies."""
+        return self.key_hash.lmdb_key(self._prefix, key)
 
     def _parts(self, key: Any) -> Sequence[Any]:
         names = self.group.record_identifier
@@ -155,15 +177,19 @@ class Plan:
         features : sequence of str, optional
             Features to return, in this order; checked names.
         """
-        if features is not None and not any(name in self._outside for name in features):
+        if features is not None and self._outside.isdisjoint(features):
             return self.codec.decode(data, features)
-        record: dict[str, Any] = {
-            name: dtype.to_python(part)
-            for name, dtype, part in zip(
-                self.group.record_identifier, self.key_dtypes, parts, strict=True
-            )
-        }
-        record[self.group.event_time] = to_datetime(event_time_us)
+        group = self.group
+        if self._only_type is not None:
+            record = {group.record_identifier[0]: parts[0]}
+        else:
+            record = {
+                name: dtype.to_python(part)
+                for name, dtype, part in zip(
+                    group.record_identifier, self.key_dtypes, parts, strict=True
+                )
+            }
+        record[group.event_time] = to_datetime(event_time_us)
         if features is None:
             record |= self.codec.decode(data)
             if self._in_order:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from featurestore.encoding.values import Header, verify_record
+from featurestore.encoding.values import Header, read_header, sound_fields, verify_record
 from featurestore.errors import InvalidInput
 from featurestore.event_time import expired
 from featurestore.record import FLAG_DELETED, FLAG_FENCE, Status
@@ -40,18 +40,40 @@ AGE_MAX_US = 2**63 - 1
 
 
 class Found(NamedTuple):
-    """One answer of the online store."""
+    """One answer of the online store.
+
+    Attributes
+    ----------
+    status : Status
+        What is there.
+    data : bytes or None
+        The record as it is stored, whatever its status; None if MISSING.
+    record : dict or None
+        Its values, if PRESENT.
+    """
 
     status: Status
-    header: Header | None
+    data: bytes | None
     record: dict[str, Any] | None
 
+    @property
+    def header(self) -> Header | None:
+        """Times, seq and flags; None if MISSING."""
+        return None if self.data is None else read_header(self.data)
+
+
+_FLAGS = Header._fields.index("flags")
+_EVENT_TIME = Header._fields.index("event_time_us")
+_EXPIRES_AT = Header._fields.index("expires_at_us")
+_PRESENT = Status.PRESENT
 
 MISSING = Found(Status.MISSING, None, None)
 
 
 def status_of(header: Header, clock_us: int) -> Status:
     """Return the status of a record as seen by a clock."""
+    if not header.flags and not expired(header.expires_at_us, clock_us):
+        return Status.PRESENT
     if header.flags & FLAG_DELETED:
         return Status.DELETED
     if header.flags & FLAG_FENCE or expired(header.expires_at_us, clock_us):
@@ -101,14 +123,18 @@ def find(
 ) -> Found:
     """Look one key up in a transaction; ``features`` are checked names."""
     key_bytes, parts = plan.key(key)
-    data = latest.get(database.env, txn, plan.group.id, database.key_hash(key_bytes), key_bytes)
+    data = txn.get(plan.lmdb_key(key_bytes), None, database.env.latest)
     if data is None:
         return MISSING
-    header = verify_record(data, key_bytes)
-    status = aged_status(header, clock_us, max_age_us)
-    if status is not Status.PRESENT:
-        return Found(status, header, None)
-    return Found(status, header, plan.record(parts, header.event_time_us, data, features))
+    fields = sound_fields(data, key_bytes)
+    event_time_us = fields[_EVENT_TIME]
+    if (
+        fields[_FLAGS]
+        or expired(fields[_EXPIRES_AT], clock_us)
+        or clock_us - event_time_us > max_age_us
+    ):
+        return Found(aged_status(Header(*fields), clock_us, max_age_us), data, None)
+    return Found(_PRESENT, data, plan.record(parts, event_time_us, data, features))
 
 
 # ── many keys ────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +195,6 @@ def columns_of(
     import pyarrow as pa
 
     from featurestore.encoding.columns import decode_records
-    from featurestore.encoding.values import read_header
 
     headers = [None if data is None else read_header(data) for data in records]
     statuses = [

@@ -345,13 +345,13 @@ class Reading:
 
     __slots__ = ("_buffers", "_env", "_txn")
 
-    def __init__(self, env: Environment, *, buffers: bool) -> None:
+    def __init__(self, env: Environment, *, buffers: bool = False) -> None:
         self._env = env
         self._buffers = buffers
 
     def __enter__(self) -> Transaction:
-        self._txn = self._env.begin_read(buffers=self._buffers)
-        return self._txn
+        self._txn = txn = self._env.begin_read(buffers=self._buffers)
+        return txn
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._txn.abort()

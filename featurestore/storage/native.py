@@ -25,7 +25,6 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

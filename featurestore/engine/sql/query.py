@@ -180,7 +180,7 @@ def snapshots_of(database: Database, clock_us: int, *, seq: int | None = None) -
 
 
 def _served(snapshot: GroupSnapshot, clock_us: int) -> pa.Table:
-    plan = Plan(snapshot.group)
+    plan = Plan(snapshot.group, snapshot.key_hash)
     return latest_table(plan, snapshot.latest_keys, snapshot.latest_records, clock_us)
 
 
