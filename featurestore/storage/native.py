@@ -59,6 +59,11 @@ class Native(NamedTuple):
         return ctypes.c_size_t.from_address(id(txn) + self.transaction_at).value
 
 
+def is_switched_off() -> bool:
+    """Return whether lookups take the plain path on somebody's wish, or for want of a compiler."""
+    return os.environ.get(SWITCH) == "0" or os.environ.get("NUMBA_DISABLE_JIT") == "1"
+
+
 def find(txn: Any, names: tuple[str, ...], data_file: os.stat_result) -> Native | None:
     """Return the seam of an environment, or None where it cannot be trusted.
 
@@ -71,7 +76,7 @@ def find(txn: Any, names: tuple[str, ...], data_file: os.stat_result) -> Native 
     data_file : os.stat_result
         Of the environment's data file.
     """
-    if os.environ.get(SWITCH) == "0" or os.environ.get("NUMBA_DISABLE_JIT") == "1":
+    if is_switched_off():
         return None
     try:
         extension = importlib.import_module("lmdb.cpython")
