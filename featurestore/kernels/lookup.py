@@ -57,14 +57,14 @@ FIXED_8, FIXED_4, FIXED_2, FIXED_1, BIT, HEAP, VECTOR = range(7)
 #: smallest and greatest value, bytes of a vector.
 COLUMN_NUMBERS = 7
 
-_NOT_FOUND = -30798  # MDB_NOTFOUND
-_KEY_BYTES_MAX = 511
-_PREFIX_BYTES = 12
-_HEADER_BYTES = 48
+NOT_FOUND = -30798  # MDB_NOTFOUND
+KEY_BYTES_MAX = 511
+PREFIX_BYTES = 12
+HEADER_BYTES = 48
 _PREFETCH_BYTES_MAX = 512
 _FLAGS_KNOWN = 7
 _DELETED, _FENCE = 1, 4
-_SIGN = np.uint64(1 << 63)
+SIGN = np.uint64(1 << 63)
 
 _INT64_2D = types.Array(types.int64, 2, "C", readonly=True)
 _INT8S = types.int8[::1]
@@ -119,7 +119,7 @@ def find(
     int
         `NO_ROW`, or the first row whose record is bad.
     """
-    wanted = np.empty(_KEY_BYTES_MAX, np.uint8)
+    wanted = np.empty(KEY_BYTES_MAX, np.uint8)
     wanted_at = wanted.ctypes.data
     vals = np.empty(4, np.int64)  # two MDB_val: size and address of the key, then of the value
     key_val = vals.ctypes.data
@@ -132,15 +132,15 @@ def find(
         addresses[i] = 0
         if size == 0:
             continue
-        if size > _KEY_BYTES_MAX - _PREFIX_BYTES:
+        if size > KEY_BYTES_MAX - PREFIX_BYTES:
             return int(i)
-        store_big_endian(wanted_at + 4, np.uint64(hashes[i]) ^ _SIGN)
-        copy_bytes(wanted_at + _PREFIX_BYTES, keys.ctypes.data + offsets[i], size)
-        vals[0] = _PREFIX_BYTES + size
+        store_big_endian(wanted_at + 4, np.uint64(hashes[i]) ^ SIGN)
+        copy_bytes(wanted_at + PREFIX_BYTES, keys.ctypes.data + offsets[i], size)
+        vals[0] = PREFIX_BYTES + size
         code = call_get(get, txn, database, key_val, value_val)
-        if code == _NOT_FOUND:
+        if code == NOT_FOUND:
             continue
-        if code != 0 or vals[2] < _HEADER_BYTES:
+        if code != 0 or vals[2] < HEADER_BYTES:
             return int(i)
         # The record comes into the cache while the next key is looked for.
         for line in range(0, min(vals[2], _PREFETCH_BYTES_MAX), 64):
@@ -154,7 +154,7 @@ def find(
         if at == 0:
             continue
         length = int(load_u32(at + 4))
-        if length < _HEADER_BYTES or length > stored_bytes or length & 7:
+        if length < HEADER_BYTES or length > stored_bytes or length & 7:
             return int(i)
         crc = crc32_at(np.uint32(0), keys.ctypes.data + offsets[i], offsets[i + 1] - offsets[i])
         if crc32_at(crc, at + 4, length - 4) != load_u32(at):
@@ -227,7 +227,7 @@ def decode(
             if (about >> 16) & 0xFF & ~_FLAGS_KNOWN:
                 return int(i)
             slots = slots_at[version]
-            first_slot = at + _HEADER_BYTES + 8 * ((slots + 63) >> 6)
+            first_slot = at + HEADER_BYTES + 8 * ((slots + 63) >> 6)
             heap = first_slot - at + 8 * slots
             length = int(load_u32(at + 4))
             if length < heap:
@@ -237,7 +237,7 @@ def decode(
             values = base + columns[c, 2]
             is_null = True
             if live and slot < slots:
-                bits = load_i64(at + _HEADER_BYTES + 8 * (slot >> 6))
+                bits = load_i64(at + HEADER_BYTES + 8 * (slot >> 6))
                 is_null = (bits >> (slot & 63)) & 1 != 0
             if is_null:
                 nulls[c] += 1
@@ -309,7 +309,7 @@ def copy_heap(
         if size and statuses[i] == PRESENT:
             at = addresses[i]
             slots = slots_at[load_i64(at + 8) & 0xFFFF]
-            word = load_i64(at + _HEADER_BYTES + 8 * ((slots + 63) >> 6) + 8 * slot)
+            word = load_i64(at + HEADER_BYTES + 8 * ((slots + 63) >> 6) + 8 * slot)
             copy_bytes(data_at + begin, at + (word & 0xFFFFFFFF), size)
 
 
