@@ -342,7 +342,6 @@ class FeatureStore:
         """
         plan, version = self._writable.plan(name)
         put = prepare_put(
-            self._writable,
             plan,
             record,
             self._now_us(),
@@ -363,7 +362,7 @@ class FeatureStore:
         now_us = self._now_us()
         version = self._writable.catalog().version
         puts = [
-            prepare_put(self._writable, self._writable.plan(name)[0], record, now_us, tz=tz)
+            prepare_put(self._writable.plan(name)[0], record, now_us, tz=tz)
             for name, record in records
         ]
         return self._apply(puts, version, request_id) if puts else []
@@ -395,9 +394,7 @@ class FeatureStore:
             A hard delete older than the record.
         """
         plan, version = self._writable.plan(name)
-        put = prepare_delete(
-            self._writable, plan, key, event_time, self._now_us(), hard=hard, tz=tz
-        )
+        put = prepare_delete(plan, key, event_time, self._now_us(), hard=hard, tz=tz)
         return self._apply([put], version, request_id)[0]
 
     def ingest(
@@ -763,7 +760,7 @@ class FeatureStore:
     ) -> list[PutResult]:
         request = None
         if request_id is not None:
-            asked = [repr(put.asked).encode() for put in puts]
+            asked = [put.asked_bytes() for put in puts]
             request = requests.Request("write", request_id, requests.content_digest(*asked))
         outcomes, replayed = self._writable.apply(puts, catalog_version, request, self._now_us())
         if outcomes is None:

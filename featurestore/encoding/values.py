@@ -495,12 +495,39 @@ class RecordCodec:
         InvalidRecord
             When the record is longer than ``RECORD_BYTES_MAX``.
         """
-        slots: list[Any] = list(map(values.get, self._names))
-        bitmap = self._null_words(slots) if None in slots else self._no_nulls
+        return self.encode_slots(
+            list(map(values.get, self._names)),
+            event_time_us=event_time_us,
+            expires_at_us=expires_at_us,
+            stores=stores,
+        )
+
+    def encode_slots(
+        self,
+        slots: list[Physical | None],
+        *,
+        event_time_us: int,
+        expires_at_us: int,
+        stores: int,
+    ) -> bytearray:
+        """Return a record as `encode` does, from the values in the order of their slots.
+
+        Parameters
+        ----------
+        slots : list of physical values
+            One for each value feature, in the order of ids; taken over, and not the caller's to
+            use again.
+
+        Raises
+        ------
+        struct.error, UnicodeEncodeError
+            For integers and texts that have not been checked.
+        """
         length = self._layout.heap
         pieces: list[tuple[int, bytes]] = []
         if self._heaped:
-            length = self._fill_heap(values, slots, pieces)
+            length = self._fill_heap(slots, pieces)
+        bitmap = self._null_words(slots) if None in slots else self._no_nulls
         record = bytearray(length)
         self._pack_into(
             record, 0,
@@ -520,16 +547,11 @@ class RecordCodec:
                 slots[slot] = 0
         return [(bits >> shift) & (1 << 64) - 1 for shift in range(0, len(slots), 64)]
 
-    def _fill_heap(
-        self,
-        values: Mapping[str, Physical | None],
-        slots: list[Any],
-        pieces: list[tuple[int, bytes]],
-    ) -> int:
+    def _fill_heap(self, slots: list[Any], pieces: list[tuple[int, bytes]]) -> int:
         """Point slots at their heap values, collect those, and return the record's length."""
         offset = self._layout.heap
         for slot, pack, align in self._heaped:
-            if values.get(self._names[slot]) is None:
+            if slots[slot] is None:
                 continue
             piece = pack(slots[slot])
             offset = -(-offset // align) * align
@@ -542,7 +564,7 @@ class RecordCodec:
         return length
 
     def _too_long(self, length: int, slots: list[Any]) -> str:
-        sizes = {self._names[slot]: slots[slot] >> 32 for slot, _, _ in self._heaped}
+        sizes = {self._names[slot]: (slots[slot] or 0) >> 32 for slot, _, _ in self._heaped}
         largest = max(sizes, key=lambda name: sizes[name])
         return record_too_long(self.group.name, length, largest, sizes[largest])
 

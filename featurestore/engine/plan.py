@@ -20,14 +20,20 @@ from featurestore.record import KEY_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import tzinfo
 
     import pyarrow as pa
 
+    from featurestore.dtypes import Physical
     from featurestore.encoding.keys import KeyHash
     from featurestore.engine.lookup import Selection
     from featurestore.engine.reader import AnswerShape
     from featurestore.schema import FeatureGroup
 
+#: Types of which every Python value will do, or is refused when it is packed.
+_PLAIN_TYPES = {"float64": float, "int64": int, "bool": bool, "string": str, "binary": bytes}
+
+#: Kinds of keys that are encoded as they are given, once their range is checked.
 _PLAIN_KEYS: dict[str, type] = {"int": int, "string": str}
 
 #: Ever new selections of features must not grow a server for ever.
@@ -64,6 +70,9 @@ class Plan:
         # Mostly the identifier and then the event time are declared first, and no dict need be
         # put in order again.
         self._in_order = self.names[: len(outside)] == outside
+        self.known_names = frozenset(self.names)
+        self._value_names = [feature.name for feature in group.value_features]
+        self._value_types = [_PLAIN_TYPES.get(str(f.dtype)) for f in group.value_features]
         self._selections: dict[tuple[str, ...], Selection] = {}
         self._shapes: dict[tuple[str, ...] | None, AnswerShape] = {}
 
@@ -119,6 +128,30 @@ class Plan:
     def parts(self, key: bytes) -> list[Any]:
         """Return the parts of key bytes, as :meth:`key` gives them."""
         return list(decode_key(key, self.key_dtypes))
+
+    # ── records on their way in ──────────────────────────────────────────────────────────────
+
+    def slots(self, record: Mapping[str, Any], tz: str | tzinfo | None) -> list[Physical | None]:
+        """Return the values of a record in the order of slots, each checked against its type.
+
+        A value of exactly the type Python has for its feature is left to the codec to refuse.
+        """
+        slots: list[Any] = list(map(record.get, self._value_names))
+        kinds = list(map(type, slots))
+        if kinds != self._value_types:
+            for slot, kind in enumerate(kinds):
+                if kind is not self._value_types[slot]:
+                    slots[slot] = self._checked(slot, slots[slot], tz)
+        return slots
+
+    def check_slots(self, record: Mapping[str, Any], tz: str | tzinfo | None) -> None:
+        """Refuse whatever value of a record the codec has refused, by name."""
+        for slot, name in enumerate(self._value_names):
+            self._checked(slot, record.get(name), tz)
+
+    def _checked(self, slot: int, value: Any, tz: str | tzinfo | None) -> Physical | None:
+        feature = self.group.value_features[slot]
+        return None if is_null(value) else feature.dtype.check(value, feature.name, tz=tz)
 
     # ── many records ─────────────────────────────────────────────────────────────────────────
 

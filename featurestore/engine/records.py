@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ from featurestore.record import (
 if TYPE_CHECKING:
     from datetime import tzinfo
 
-    from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
     from featurestore.schema import FeatureGroup
 
@@ -32,7 +32,6 @@ BOTH_STORES = STORE_ONLINE | STORE_OFFLINE
 
 
 def prepare_put(
-    database: Database,
     plan: Plan,
     record: Mapping[str, Any],
     now_us: int,
@@ -53,35 +52,39 @@ def prepare_put(
         raise InvalidRecord(
             f'A record of "{group.name}" is a dict of features; got {type(record).__name__}.'
         )
-    names = {feature.name for feature in group.features}
-    if not record.keys() <= names:
-        first = min(str(name) for name in record.keys() - names)
+    if not record.keys() <= plan.known_names:
+        first = min(str(name) for name in record.keys() - plan.known_names)
         raise UnknownFeature(
-            f'"{first}" is no feature of "{group.name}".{did_you_mean(first, names)}'
+            f'"{first}" is no feature of "{group.name}".{did_you_mean(first, plan.names)}'
         )
     event_time_us = _event_time_us(group, record.get(group.event_time), tz)
-    for name in group.record_identifier:
-        if is_null(record.get(name)):
-            raise InvalidRecord(f'The record has no "{name}", an identifier of "{group.name}".')
-    key, _ = plan.key({name: record[name] for name in group.record_identifier})
-    values = {
-        feature.name: feature.dtype.check(value, feature.name, tz=tz)
-        for feature in group.value_features
-        if not is_null(value := record.get(feature.name))
-    }
-    encoded = plan.codec.encode(
-        values,
-        event_time_us=event_time_us,
-        expires_at_us=expires_at(event_time_us, group.ttl_us if ttl_us is None else ttl_us),
-        stores=stores,
-    )
-    asked = (group.id, key, event_time_us, ttl_us, stores, sorted(values.items()))
+    key = _key(plan, record)
+    slots = plan.slots(record, tz)
+    asked = (group.id, key, event_time_us, ttl_us, stores, tuple(slots))
+    expires_at_us = expires_at(event_time_us, group.ttl_us if ttl_us is None else ttl_us)
+    try:
+        encoded = plan.codec.encode_slots(
+            slots, event_time_us=event_time_us, expires_at_us=expires_at_us, stores=stores
+        )
+    except (struct.error, UnicodeEncodeError):
+        plan.check_slots(record, tz)
+        raise
     refusal = _future(group, event_time_us, now_us)
-    return _put(database, group, key, encoded, asked, refusal)
+    return _put(plan, key, encoded, asked, refusal)
+
+
+def _key(plan: Plan, record: Mapping[str, Any]) -> bytes:
+    names = plan.group.record_identifier
+    parts = [record.get(name) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if is_null(part):
+            raise InvalidRecord(
+                f'The record has no "{name}", an identifier of "{plan.group.name}".'
+            )
+    return plan.key(parts[0] if len(parts) == 1 else parts)[0]
 
 
 def prepare_delete(
-    database: Database,
     plan: Plan,
     key: Any,
     event_time: Any,
@@ -102,7 +105,7 @@ def prepare_delete(
     key_bytes, _ = plan.key(key)
     asked = (group.id, key_bytes, event_time_us, hard)
     refusal = _future(group, event_time_us, now_us)
-    return _put(database, group, key_bytes, encoded, asked, refusal)
+    return _put(plan, key_bytes, encoded, asked, refusal)
 
 
 def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
@@ -115,19 +118,19 @@ def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
 
 
 def _put(
-    database: Database,
-    group: FeatureGroup,
+    plan: Plan,
     key: bytes,
     record: bytearray,
     asked: tuple[Any, ...],
     refusal: InvalidEventTime | None,
 ) -> Put:
+    group = plan.group
     return Put(
         group_id=group.id,
         group_name=group.name,
         online=group.online,
         offline=group.offline,
-        key_hash=database.key_hash(key),
+        key_hash=plan.key_hash(key),
         key=key,
         record=record,
         asked=asked,

@@ -25,7 +25,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from featurestore.encoding.values import read_header, same_payload, stamp
 from featurestore.errors import (
@@ -257,15 +257,13 @@ class Writer:
 # ── one record ───────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """A validated, encoded record on its way into a commit; deletes are records too.
 
     Attributes
     ----------
     asked : tuple
-        What the caller asked for, to tell a retry from another request under the same id.  Not
-        the record: a schema or a TTL that changed between two tries does not make the request new.
+        What the caller asked for; see `asked_bytes`.
     refusal : InvalidEventTime or None
         Why it will not do by the clock.  Raised only once it is known to be no retry: the first
         try may have been accepted by a clock that was ahead.
@@ -281,14 +279,24 @@ class Put:
     asked: tuple[Any, ...]
     refusal: InvalidEventTime | None
 
+    def asked_bytes(self) -> bytes:
+        """Return what was asked for, to tell a retry from another request under the same id.
+
+        Not the record: a schema or a TTL that changed between two tries does not make the request
+        new.  A feature added meanwhile is a null at the end of the slots.
+        """
+        *what, slots = self.asked
+        while isinstance(slots, tuple) and slots and slots[-1] is None:
+            slots = slots[:-1]
+        return repr((*what, slots)).encode()
+
     @property
     def bytes_needed(self) -> int:
         """Room in pages: the record twice, online and journal, and the keys."""
         return 2 * (len(self.record) + len(self.key)) + 64
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one record: see :class:`featurestore.store.PutResult`."""
 
     seq: int
