@@ -13,7 +13,7 @@ from featurestore.dtypes import is_null
 from featurestore.encoding.values import tombstone
 from featurestore.engine.writer import Put
 from featurestore.errors import InvalidEventTime, InvalidRecord, UnknownFeature, did_you_mean
-from featurestore.event_time import expires_at, format_us, to_us
+from featurestore.event_time import NO_EXPIRY, expires_at, format_us, to_us
 from featurestore.record import (
     FLAG_DELETED,
     FLAG_FENCE,
@@ -70,7 +70,7 @@ def prepare_put(
         plan.check_slots(record, tz)
         raise
     refusal = _future(group, event_time_us, now_us)
-    return _put(plan, key, encoded, asked, refusal)
+    return _put(plan, key, encoded, (event_time_us, expires_at_us), stores, asked, refusal)
 
 
 def _key(plan: Plan, record: Mapping[str, Any]) -> bytes:
@@ -105,7 +105,8 @@ def prepare_delete(
     key_bytes, _ = plan.key(key)
     asked = (group.id, key_bytes, event_time_us, hard)
     refusal = _future(group, event_time_us, now_us)
-    return _put(plan, key_bytes, encoded, asked, refusal)
+    times_us = (event_time_us, NO_EXPIRY)
+    return _put(plan, key_bytes, encoded, times_us, BOTH_STORES, asked, refusal, hard=hard)
 
 
 def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
@@ -121,17 +122,24 @@ def _put(
     plan: Plan,
     key: bytes,
     record: bytearray,
+    times_us: tuple[int, int],
+    stores: int,
     asked: tuple[Any, ...],
     refusal: InvalidEventTime | None,
+    *,
+    hard: bool = False,
 ) -> Put:
     group = plan.group
     return Put(
         group_id=group.id,
         group_name=group.name,
-        online=group.online,
-        offline=group.offline,
-        key_hash=plan.key_hash(key),
+        online=group.online and bool(stores & STORE_ONLINE),
+        offline=group.offline and bool(stores & STORE_OFFLINE),
+        hard=hard,
+        lmdb_key=plan.lmdb_key(key),
         key=key,
+        event_time_us=times_us[0],
+        expires_at_us=times_us[1],
         record=record,
         asked=asked,
         refusal=refusal,

@@ -38,7 +38,6 @@ from featurestore.errors import (
     UnknownFeatureGroup,
 )
 from featurestore.event_time import format_us
-from featurestore.record import FLAG_HARD, STORE_OFFLINE, STORE_ONLINE
 from featurestore.storage import catalog, commits, journal, latest, requests
 
 if TYPE_CHECKING:
@@ -262,6 +261,12 @@ class Put(NamedTuple):
 
     Attributes
     ----------
+    online, offline : bool
+        Where it goes: stores that are aimed at, and that the group has.
+    hard : bool
+        A hard delete, which is refused when it is late.
+    lmdb_key : bytes
+        Where its latest record lies.
     asked : tuple
         What the caller asked for; see `asked_bytes`.
     refusal : InvalidEventTime or None
@@ -273,8 +278,11 @@ class Put(NamedTuple):
     group_name: str
     online: bool
     offline: bool
-    key_hash: int
+    hard: bool
+    lmdb_key: bytes
     key: bytes
+    event_time_us: int
+    expires_at_us: int
     record: bytearray
     asked: tuple[Any, ...]
     refusal: InvalidEventTime | None
@@ -316,32 +324,29 @@ def apply(commit: Commit, put: Put) -> Outcome:
     counts as newer.  A record equal to the current one changes nothing.
     """
     env, txn = commit.env, commit.txn
-    new = read_header(put.record)
-    to_online = put.online and bool(new.stores & STORE_ONLINE)
-    to_offline = put.offline and bool(new.stores & STORE_OFFLINE)
     outcome = "offline_only"
-    if to_online:
-        current = latest.get(env, txn, put.group_id, put.key_hash, put.key)
+    if put.online:
+        current = latest.get_at(env, txn, put.lmdb_key, put.key)
         outcome = "moved"
         if current is not None:
             now = read_header(current)
-            if new.event_time_us < now.event_time_us:
+            if put.event_time_us < now.event_time_us:
                 outcome = "late"
-            elif new.event_time_us == now.event_time_us and same_payload(current, put.record):
+            elif put.event_time_us == now.event_time_us and same_payload(current, put.record):
                 return Outcome(now.seq, "unchanged", now.write_time_us, now.expires_at_us)
-        if outcome == "late" and new.flags & FLAG_HARD:
+        if outcome == "late" and put.hard:
             raise StaleDelete(
                 f'The hard delete of a record of "{put.group_name}" at '
-                f"{format_us(new.event_time_us)} is older than the record itself, of "
+                f"{format_us(put.event_time_us)} is older than the record itself, of "
                 f"{format_us(now.event_time_us)}. Nothing was deleted; give a later event time."
             )
     seq = commit.take()
     record = stamp(put.record, put.key, seq, commit.write_time_us)
     if outcome == "moved":
-        latest.put(env, txn, put.group_id, put.key_hash, put.key, record)
-    if to_offline:
+        latest.put_at(env, txn, put.lmdb_key, put.key, record)
+    if put.offline:
         commit.journal(put.group_id, seq, put.key, record)
-    return Outcome(seq, outcome, commit.write_time_us, new.expires_at_us)
+    return Outcome(seq, outcome, commit.write_time_us, put.expires_at_us)
 
 
 def apply_all(

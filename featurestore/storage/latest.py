@@ -36,7 +36,12 @@ def get(
     env: Environment, txn: Transaction, group_id: int, key_hash: int, key: bytes
 ) -> bytes | None:
     """Return the record of a key, or None."""
-    value = txn.get(lmdb_key(group_id, key_hash, key), db=env.latest)
+    return get_at(env, txn, lmdb_key(group_id, key_hash, key), key)
+
+
+def get_at(env: Environment, txn: Transaction, at: bytes, key: bytes) -> bytes | None:
+    """Return the record of a key that lies at an LMDB key, or None."""
+    value = txn.get(at, None, env.latest)
     if value is None:
         return None
     if len(key) > KEY_INLINE_BYTES_MAX:
@@ -53,8 +58,13 @@ def put(
     env: Environment, txn: Transaction, group_id: int, key_hash: int, key: bytes, record: bytes
 ) -> None:
     """Replace the record of a key."""
+    put_at(env, txn, lmdb_key(group_id, key_hash, key), key, record)
+
+
+def put_at(env: Environment, txn: Transaction, at: bytes, key: bytes, record: bytes) -> None:
+    """Replace the record of a key that lies at an LMDB key."""
     value = record + key if len(key) > KEY_INLINE_BYTES_MAX else record
-    txn.put(lmdb_key(group_id, key_hash, key), value, db=env.latest)
+    txn.put(at, value, True, True, False, env.latest)
 
 
 def scan(
