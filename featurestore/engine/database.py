@@ -122,9 +122,10 @@ class Database:
                 if put.refusal is not None:
                     raise put.refusal
         needed = sum(put.bytes_needed for put in puts)
-        waited_for = not self.writer.relaxed or request is not None
-        future = self.writer.submit(work, now_us, bytes_needed=needed, waited_for=waited_for)
-        return future.result() if waited_for else (None, False)
+        if self.writer.relaxed and request is None:
+            self.writer.post(work, now_us, bytes_needed=needed)
+            return None, False
+        return self.writer.call(work, now_us, bytes_needed=needed)
 
     def settle(self) -> None:
         """Wait until what this process has queued is committed: a store sees its own writes.
@@ -132,7 +133,9 @@ class Database:
         Costs nothing unless the store is ``relaxed``, where a write is acknowledged in the queue.
         """
         writer = self._writer
-        if writer is not None and writer.relaxed and writer.pending:
+        if writer is None or not writer.relaxed or not writer.pending:
+            return
+        if not writer.is_this_thread():
             writer.call(lambda _: None, 0)
 
     def is_in_place(self) -> bool:
