@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from featurestore.encoding.values import read_header
 from featurestore.engine import reader
@@ -28,6 +28,7 @@ from featurestore.storage import commits, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from datetime import tzinfo
 
     import pyarrow as pa
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
     from featurestore.engine.verify.findings import Fault
-    from featurestore.engine.writer import Put
+    from featurestore.engine.writer import Outcome, Put
     from featurestore.feature_view import FeatureLookup
+
+T = TypeVar("T")
 
 _STORES = {"online": STORE_ONLINE, "offline": STORE_OFFLINE}
 _KEEP: Any = object()
@@ -340,17 +343,39 @@ class FeatureStore:
         InvalidRecord, InvalidEventTime, UnknownFeature, UnknownFeatureGroup
             Nothing was stored.
         """
-        plan, version = self._writable.plan(name)
-        put = prepare_put(
-            self._writable,
-            plan,
-            record,
-            self._now_us(),
-            ttl_us=None if ttl is None else duration_us(ttl, what="ttl"),
-            stores=_stores(target_stores),
-            tz=tz,
-        )
-        return self._apply([put], version, request_id)[0]
+        puts, version = self._put(name, record, ttl, target_stores, tz)
+        return self._apply(puts, version, request_id)[0]
+
+    def put_record_async(
+        self,
+        name: str,
+        record: Mapping[str, Any],
+        *,
+        ttl: str | timedelta | None = None,
+        target_stores: Iterable[str] = ("online", "offline"),
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> Future[PutResult]:
+        """Put one record without waiting for the commit; otherwise like :meth:`put_record`.
+
+        Writes of one thread are committed in the order of its calls.  A record that will not do
+        is refused at once; what only the commit can tell, the future raises.  When too much is
+        queued (10,000 writes, or 256 MB) the call waits for room: back-pressure.
+
+        Returns
+        -------
+        concurrent.futures.Future of PutResult
+            Done when the record is in a commit, and in a ``strict`` or ``relaxed`` store on disk;
+            in asyncio: ``await asyncio.wrap_future(future)``.  A future cancelled in time stores
+            nothing.  Callbacks run on the thread that makes the commits: keep them short.
+
+        Raises
+        ------
+        StoreBusy
+            The queue has been full for 30 seconds.
+        """
+        puts, version = self._put(name, record, ttl, target_stores, tz)
+        return self._submit(puts, version, request_id, _first)
 
     def write(
         self,
@@ -360,13 +385,19 @@ class FeatureStore:
         tz: str | tzinfo | None = None,
     ) -> list[PutResult]:
         """Put records of any number of groups in one transaction: all of them or none."""
-        now_us = self._now_us()
-        version = self._writable.catalog().version
-        puts = [
-            prepare_put(self._writable, self._writable.plan(name)[0], record, now_us, tz=tz)
-            for name, record in records
-        ]
+        puts, version = self._puts(records, tz)
         return self._apply(puts, version, request_id) if puts else []
+
+    def write_async(
+        self,
+        records: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> Future[list[PutResult]]:
+        """Do :meth:`write` without waiting; see :meth:`put_record_async` for the future."""
+        puts, version = self._puts(records, tz)
+        return self._submit(puts, version, request_id, list)
 
     def delete_record(
         self,
@@ -394,11 +425,22 @@ class FeatureStore:
         StaleDelete
             A hard delete older than the record.
         """
-        plan, version = self._writable.plan(name)
-        put = prepare_delete(
-            self._writable, plan, key, event_time, self._now_us(), hard=hard, tz=tz
-        )
-        return self._apply([put], version, request_id)[0]
+        puts, version = self._delete(name, key, event_time, tz, hard=hard)
+        return self._apply(puts, version, request_id)[0]
+
+    def delete_record_async(
+        self,
+        name: str,
+        key: Any,
+        *,
+        event_time: Any,
+        hard: bool = False,
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> Future[PutResult]:
+        """Do :meth:`delete_record` without waiting; see :meth:`put_record_async`."""
+        puts, version = self._delete(name, key, event_time, tz, hard=hard)
+        return self._submit(puts, version, request_id, _first)
 
     def ingest(
         self,
@@ -762,26 +804,70 @@ class FeatureStore:
             )
         return as_of
 
-    def _apply(
-        self, puts: Sequence[Put], catalog_version: int, request_id: str | None
-    ) -> list[PutResult]:
-        request = None
-        if request_id is not None:
-            asked = [repr(put.asked).encode() for put in puts]
-            request = requests.Request("write", request_id, requests.content_digest(*asked))
-        outcomes, replayed = self._writable.apply(puts, catalog_version, request, self._now_us())
+    # ── writing, inside ──────────────────────────────────────────────────────────────────────
+
+    def _put(
+        self,
+        name: str,
+        record: Mapping[str, Any],
+        ttl: str | timedelta | None,
+        target_stores: Iterable[str],
+        tz: str | tzinfo | None,
+    ) -> tuple[list[Put], int]:
+        """Validate and encode one record; returns it with the catalog version that it fits."""
+        plan, version = self._writable.plan(name)
+        put = prepare_put(
+            self._writable,
+            plan,
+            record,
+            self._now_us(),
+            ttl_us=None if ttl is None else duration_us(ttl, what="ttl"),
+            stores=_stores(target_stores),
+            tz=tz,
+        )
+        return [put], version
+
+    def _puts(
+        self, records: Iterable[tuple[str, Mapping[str, Any]]], tz: str | tzinfo | None
+    ) -> tuple[list[Put], int]:
+        now_us = self._now_us()
+        database = self._writable
+        version = database.catalog().version
+        puts = [
+            prepare_put(database, database.plan(name)[0], record, now_us, tz=tz)
+            for name, record in records
+        ]
+        return puts, version
+
+    def _delete(
+        self, name: str, key: Any, event_time: Any, tz: str | tzinfo | None, *, hard: bool
+    ) -> tuple[list[Put], int]:
+        plan, version = self._writable.plan(name)
+        now_us = self._now_us()
+        put = prepare_delete(self._writable, plan, key, event_time, now_us, hard=hard, tz=tz)
+        return [put], version
+
+    def _apply(self, puts: list[Put], version: int, request_id: str | None) -> list[PutResult]:
+        request = _request(puts, request_id)
+        outcomes, replayed = self._writable.apply(puts, version, request, self._now_us())
         if outcomes is None:
             return [PutResult(None, "queued") for _ in puts]
-        return [
-            PutResult(
-                outcome.seq,
-                outcome.outcome,
-                replayed,
-                to_datetime(outcome.write_time_us),
-                _moment(outcome.expires_at_us),
-            )
-            for outcome in outcomes
-        ]
+        return _results(outcomes, replayed)
+
+    def _submit(
+        self,
+        puts: list[Put],
+        version: int,
+        request_id: str | None,
+        shape: Callable[[list[PutResult]], T],
+    ) -> Future[T]:
+        return self._writable.apply_async(
+            puts,
+            version,
+            _request(puts, request_id),
+            self._now_us(),
+            lambda outcomes, replayed: shape(_results(outcomes, replayed)),
+        )
 
 
 class Scan:
@@ -851,6 +937,30 @@ class Scan:
             if not position:
                 return
             after = position
+
+
+def _request(puts: Sequence[Put], request_id: str | None) -> requests.Request | None:
+    if request_id is None:
+        return None
+    asked = [repr(put.asked).encode() for put in puts]
+    return requests.Request("write", request_id, requests.content_digest(*asked))
+
+
+def _results(outcomes: Sequence[Outcome], replayed: bool) -> list[PutResult]:
+    return [
+        PutResult(
+            outcome.seq,
+            outcome.outcome,
+            replayed,
+            to_datetime(outcome.write_time_us),
+            _moment(outcome.expires_at_us),
+        )
+        for outcome in outcomes
+    ]
+
+
+def _first(results: list[PutResult]) -> PutResult:
+    return results[0]
 
 
 def _stores(names: Iterable[str]) -> int:

@@ -20,7 +20,7 @@ import os
 import threading
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from featurestore.encoding.keys import KeyHash
 from featurestore.engine.plan import Plan
@@ -32,6 +32,7 @@ from featurestore.storage.environment import DURABILITIES, QUOTA_BYTES, Environm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from concurrent.futures import Future
 
     from featurestore.engine.writer import Commit, Outcome, Put
     from featurestore.schema import FeatureGroup
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from featurestore.storage.environment import Reading, Transaction
     from featurestore.storage.manifest import FileEntry
     from featurestore.storage.requests import Request
+
+T = TypeVar("T")
 
 FOLDERS = ("engine", "data", "locks")
 _shared: dict[tuple[int, int], Database] = {}
@@ -113,19 +116,23 @@ class Database:
 
         A ``relaxed`` store acknowledges before the commit, and then there are no outcomes yet.
         """
-
-        def work(commit: Commit) -> tuple[list[Outcome], bool]:
-            return apply_all(commit, puts, catalog_version, request)
-
-        if request is None:
-            for put in puts:
-                if put.refusal is not None:
-                    raise put.refusal
-        needed = sum(put.bytes_needed for put in puts)
+        work, needed = _work(puts, catalog_version, request)
         if self.writer.relaxed and request is None:
             self.writer.post(work, now_us, bytes_needed=needed)
             return None, False
         return self.writer.call(work, now_us, bytes_needed=needed)
+
+    def apply_async(
+        self,
+        puts: Sequence[Put],
+        catalog_version: int,
+        request: Request | None,
+        now_us: int,
+        answer: Callable[[list[Outcome], bool], T],
+    ) -> Future[T]:
+        """Put records in one transaction; the future has ``answer`` of the outcomes."""
+        work, needed = _work(puts, catalog_version, request)
+        return self.writer.submit(lambda commit: answer(*work(commit)), now_us, bytes_needed=needed)
 
     def settle(self) -> None:
         """Wait until what this process has queued is committed: a store sees its own writes.
@@ -287,6 +294,21 @@ class Database:
             snapshot.latest_keys = [key for _, key, _ in rows]
             snapshot.latest_records = [record for _, _, record in rows]
         return snapshot
+
+
+def _work(
+    puts: Sequence[Put], catalog_version: int, request: Request | None
+) -> tuple[Callable[[Commit], tuple[list[Outcome], bool]], int]:
+    """Return what the writer is to do, and the bytes it needs."""
+    if request is None:
+        for put in puts:
+            if put.refusal is not None:
+                raise put.refusal
+
+    def work(commit: Commit) -> tuple[list[Outcome], bool]:
+        return apply_all(commit, puts, catalog_version, request)
+
+    return work, sum(put.bytes_needed for put in puts)
 
 
 # ── opening ──────────────────────────────────────────────────────────────────────────────────
