@@ -53,6 +53,7 @@ def open(  # noqa: A001  the verb of every store
     clock: Callable[[], int | datetime] | None = None,
     durability: str | None = None,
     quota: int | None = None,
+    upkeep: bool = True,
     key_hash_bits: int | None = None,
 ) -> FeatureStore:
     """Open a feature store: a directory, made on first use.
@@ -73,6 +74,10 @@ def open(  # noqa: A001  the verb of every store
         ``rebuildable``: never synced; everything may be lost at a power cut.
     quota : int, optional
         Bytes the engine may take (not history files): 64 GiB by default; may be changed later.
+    upkeep : bool
+        Flush, compact and clean in the background of processes that write; one of them at a time
+        does it.  With ``False`` nothing happens unless :meth:`FeatureStore.flush` and
+        :meth:`FeatureStore.compact` are called, by this process or by another.
     key_hash_bits : int, optional
         For tests of hash collisions only: 2 gives four hash values.
 
@@ -98,6 +103,7 @@ def open(  # noqa: A001  the verb of every store
         clock=clock,
         durability=durability,
         quota=quota,
+        upkeep=upkeep,
         key_hash_bits=key_hash_bits,
     )
 
@@ -129,6 +135,7 @@ class FeatureStore:
         clock: Callable[[], int | datetime] | None = None,
         durability: str | None = None,
         quota: int | None = None,
+        upkeep: bool = True,
         key_hash_bits: int | None = None,
     ) -> None:
         self._clock = clock or system_clock
@@ -139,7 +146,8 @@ class FeatureStore:
             durability=durability,
             quota=quota,
             key_hash_bits=key_hash_bits,
-            created_at_us=self._now_us(),
+            clock_us=self._now_us,
+            upkeep=upkeep,
         )
         self._path = self._opened.root
 
@@ -754,7 +762,32 @@ class FeatureStore:
         return verify(self._database)
 
     def stat(self) -> dict[str, Any]:
-        """Return sizes and counts: what is where, and how fresh."""
+        """Return sizes and counts: what is where, how fresh, and who keeps it in order.
+
+        Returns
+        -------
+        dict
+            ``path`` and ``durability``.
+
+            ``seq``, ``last_commit``, ``seconds_since_commit``; ``oldest_unflushed_seconds``, the
+            age of the oldest record that only the journal has, and ``last_flush``.
+
+            ``engine_bytes`` in use of ``quota_bytes``, in a file of ``engine_file_bytes``;
+            ``history_bytes`` in files.
+
+            ``readers``, the read transactions open now in all processes;
+            ``oldest_reader_lag``, how many commits the oldest is behind (LMDB keeps what it may
+            look at: thousands are a fault of the reader); ``oldest_pin``, the manifest version
+            that the oldest reader of files needs, and ``manifest_version``, that of now.
+
+            ``upkeep``: whether it is ``running`` in some process, its ``pid``, what it is
+            ``doing``; ``failures`` in a row, ``last_error``, ``last_error_at``;
+            ``last_compaction``.
+
+            ``groups``: for each the number of ``keys``, of ``history_rows``, of those in the
+            journal, its ``files`` and of those ``cells``, ``bytes`` of files, ``last_flush`` and
+            ``schema_version``.
+        """
         from featurestore.engine import stat
 
         return stat.stat(self._database, self._now_us())

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from featurestore.encoding.keys import KeyHash
 from featurestore.engine.plan import Plan
 from featurestore.engine.snapshot import GroupSnapshot, Pin
+from featurestore.engine.upkeep import Upkeep
 from featurestore.engine.writer import Writer, apply_all
 from featurestore.errors import InvalidInput, NotAStore, ReadOnlyStore, StoreClosed
 from featurestore.storage import catalog, commits, files, journal, latest, manifest
@@ -70,6 +71,9 @@ class Database:
         self.key_hash = KeyHash(bytes.fromhex(env.format["hash_seed"]), env.format["hash_bits"])
         self.users = 1
         self.pid = os.getpid()
+        #: The clock of upkeep, which starts with the first write; None for no upkeep.
+        self.upkeep_clock_us: Callable[[], int] | None = None
+        self._upkeep: Upkeep | None = None
         self._writer: Writer | None = None
         self._owner: files.FileLock | None = None
         self._known: _Known | None = None
@@ -92,7 +96,15 @@ class Database:
                     )
                 if self._writer is None:
                     self._writer = Writer(self.env)
+        if self._upkeep is None and self.upkeep_clock_us is not None:
+            self._start_upkeep(self._writer, self.upkeep_clock_us)
         return self._writer
+
+    def _start_upkeep(self, writer: Writer, clock_us: Callable[[], int]) -> None:
+        with self._guard:
+            if self._upkeep is None and not self.closed:
+                self._upkeep = Upkeep(self, clock_us)
+                writer.wake_upkeep = self._upkeep.wake
 
     @property
     def owner(self) -> str:
@@ -168,6 +180,8 @@ class Database:
                 return
             for action in self.on_close:
                 action()
+            if self._upkeep is not None:
+                self._upkeep.stop()
             try:
                 if self._writer is not None:
                     self._writer.close()
@@ -321,7 +335,8 @@ def open_database(
     durability: str | None = None,
     quota: int | None = None,
     key_hash_bits: int | None = None,
-    created_at_us: int = 0,
+    clock_us: Callable[[], int] = lambda: 0,
+    upkeep: bool = True,
 ) -> Database:
     """Open a store's folder, making it on first use; see :func:`featurestore.open`."""
     root = Path(path).expanduser().absolute()
@@ -346,10 +361,12 @@ def open_database(
                 or int(os.environ.get("FEATURESTORE_KEY_HASH_BITS", "64")),
                 "durability": durability or "strict",
                 "quota": quota or QUOTA_BYTES,
-                "created_at_us": created_at_us,
+                "created_at_us": clock_us(),
             }
             found = Database(root, _open_environment(root, initial, read_only=read_only))
             _shared[found.identity] = found
+    if upkeep and not read_only and found.upkeep_clock_us is None:
+        found.upkeep_clock_us = clock_us
     try:
         _settle_options(found, durability, quota)
     except BaseException:

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featurestore.encoding.values import read_header
 from featurestore.errors import CorruptStore
+from featurestore.event_time import NO_EXPIRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from featurestore.storage.environment import Environment, Transaction
 
+_GROUP = struct.Struct(">I")
 _KEY = struct.Struct(">IQ")
 _HEAD = struct.Struct("<IQ")
 _KEY_LENGTH = struct.Struct("<H")
@@ -56,12 +58,8 @@ def _values(
 ) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield ``(first seq, last seq, count, value)`` of entries that reach beyond ``after_seq``."""
     with txn.cursor(db=env.journal) as cursor:
-        # Entries do not overlap, so only the one before the next seq may reach beyond it.
-        found = cursor.set_range(_KEY.pack(group_id, after_seq + 1))
-        before = cursor.prev() if found else cursor.last()
-        if not before or _KEY.unpack(cursor.key())[0] != group_id:
-            if not cursor.set_range(_KEY.pack(group_id, 0)):
-                return
+        if not _go_to(cursor, group_id, after_seq):
+            return
         for key, value in cursor:
             owner, first_seq = _KEY.unpack(key)
             if owner != group_id:
@@ -71,6 +69,17 @@ def _values(
             count, last_seq = _HEAD.unpack_from(value)
             if last_seq > after_seq:
                 yield first_seq, last_seq, count, value
+
+
+def _go_to(cursor: Any, group_id: int, after_seq: int) -> bool:
+    """Move to the first entry that may reach beyond a seq; returns whether there is one.
+
+    Entries do not overlap, so of those that begin at or before it only the last one may.
+    """
+    found = cursor.set_range(_KEY.pack(group_id, after_seq + 1))
+    if (cursor.prev() if found else cursor.last()) and cursor.key()[:4] == _GROUP.pack(group_id):
+        return True
+    return bool(cursor.set_range(_KEY.pack(group_id, 0)))
 
 
 def entries(
@@ -156,22 +165,22 @@ class Tail:
     ----------
     rows, size_bytes : int
         Records, and the bytes of their entries.
-    first_time_us : int or None
-        When the oldest of them was written.
+    first_time_us : int
+        When the oldest of them was written; far in the future if there are none.
     last_seq : int
         The last of them; what was counted from, if there are none.
     """
 
     rows: int = 0
     size_bytes: int = 0
-    first_time_us: int | None = None
+    first_time_us: int = NO_EXPIRY
     last_seq: int = 0
 
     def __add__(self, later: Tail) -> Tail:
         """Return the two as one stretch."""
-        first = later.first_time_us if self.first_time_us is None else self.first_time_us
+        first_us = min(self.first_time_us, later.first_time_us)
         size_bytes = self.size_bytes + later.size_bytes
-        return Tail(self.rows + later.rows, size_bytes, first, later.last_seq)
+        return Tail(self.rows + later.rows, size_bytes, first_us, later.last_seq)
 
 
 def tail(env: Environment, txn: Transaction, group_id: int, after_seq: int) -> Tail:
@@ -180,10 +189,10 @@ def tail(env: Environment, txn: Transaction, group_id: int, after_seq: int) -> T
     In a transaction with ``buffers=True`` nothing else is even read.
     """
     rows = size_bytes = 0
-    first_time_us = None
+    first_time_us = NO_EXPIRY
     last_seq = after_seq
     for _, last_seq, count, value in _values(env, txn, group_id, after_seq):  # noqa: B007
-        if first_time_us is None:
+        if rows == 0:
             first_time_us = _first_time_us(value)
         rows += count
         size_bytes += len(value)
