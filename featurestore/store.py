@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from featurestore.encoding.values import read_header
 from featurestore.engine import reader
@@ -28,6 +28,7 @@ from featurestore.storage import commits, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from datetime import tzinfo
 
     import pyarrow as pa
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
     from featurestore.engine.verify.findings import Fault
-    from featurestore.engine.writer import Put
+    from featurestore.engine.writer import Outcome, Put
     from featurestore.feature_view import FeatureLookup
+
+T = TypeVar("T")
 
 _STORES = {"online": STORE_ONLINE, "offline": STORE_OFFLINE}
 _KEEP: Any = object()
@@ -50,6 +53,7 @@ def open(  # noqa: A001  the verb of every store
     clock: Callable[[], int | datetime] | None = None,
     durability: str | None = None,
     quota: int | None = None,
+    upkeep: bool = True,
     key_hash_bits: int | None = None,
 ) -> FeatureStore:
     """Open a feature store: a directory, made on first use.
@@ -70,6 +74,10 @@ def open(  # noqa: A001  the verb of every store
         ``rebuildable``: never synced; everything may be lost at a power cut.
     quota : int, optional
         Bytes the engine may take (not history files): 64 GiB by default; may be changed later.
+    upkeep : bool
+        Flush, compact and clean in the background of processes that write; one of them at a time
+        does it.  With ``False`` nothing happens unless :meth:`FeatureStore.flush` and
+        :meth:`FeatureStore.compact` are called, by this process or by another.
     key_hash_bits : int, optional
         For tests of hash collisions only: 2 gives four hash values.
 
@@ -95,6 +103,7 @@ def open(  # noqa: A001  the verb of every store
         clock=clock,
         durability=durability,
         quota=quota,
+        upkeep=upkeep,
         key_hash_bits=key_hash_bits,
     )
 
@@ -126,6 +135,7 @@ class FeatureStore:
         clock: Callable[[], int | datetime] | None = None,
         durability: str | None = None,
         quota: int | None = None,
+        upkeep: bool = True,
         key_hash_bits: int | None = None,
     ) -> None:
         self._clock = clock or system_clock
@@ -136,7 +146,8 @@ class FeatureStore:
             durability=durability,
             quota=quota,
             key_hash_bits=key_hash_bits,
-            created_at_us=self._now_us(),
+            clock_us=self._now_us,
+            upkeep=upkeep,
         )
         self._path = self._opened.root
 
@@ -340,16 +351,39 @@ class FeatureStore:
         InvalidRecord, InvalidEventTime, UnknownFeature, UnknownFeatureGroup
             Nothing was stored.
         """
-        plan, version = self._writable.plan(name)
-        put = prepare_put(
-            plan,
-            record,
-            self._now_us(),
-            ttl_us=None if ttl is None else duration_us(ttl, what="ttl"),
-            stores=_stores(target_stores),
-            tz=tz,
-        )
-        return self._apply([put], version, request_id)[0]
+        puts, version = self._put(name, record, ttl, target_stores, tz)
+        return self._apply(puts, version, request_id)[0]
+
+    def put_record_async(
+        self,
+        name: str,
+        record: Mapping[str, Any],
+        *,
+        ttl: str | timedelta | None = None,
+        target_stores: Iterable[str] = ("online", "offline"),
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> Future[PutResult]:
+        """Put one record without waiting for the commit; otherwise like :meth:`put_record`.
+
+        Writes of one thread are committed in the order of its calls.  A record that will not do
+        is refused at once; what only the commit can tell, the future raises.  When too much is
+        queued (10,000 writes, or 256 MB) the call waits for room: back-pressure.
+
+        Returns
+        -------
+        concurrent.futures.Future of PutResult
+            Done when the record is in a commit, and in a ``strict`` or ``relaxed`` store on disk;
+            in asyncio: ``await asyncio.wrap_future(future)``.  A future cancelled in time stores
+            nothing.  Callbacks run on the thread that makes the commits: keep them short.
+
+        Raises
+        ------
+        StoreBusy
+            The queue has been full for 30 seconds.
+        """
+        puts, version = self._put(name, record, ttl, target_stores, tz)
+        return self._submit(puts, version, request_id, _first)
 
     def write(
         self,
@@ -359,13 +393,19 @@ class FeatureStore:
         tz: str | tzinfo | None = None,
     ) -> list[PutResult]:
         """Put records of any number of groups in one transaction: all of them or none."""
-        now_us = self._now_us()
-        version = self._writable.catalog().version
-        puts = [
-            prepare_put(self._writable.plan(name)[0], record, now_us, tz=tz)
-            for name, record in records
-        ]
+        puts, version = self._puts(records, tz)
         return self._apply(puts, version, request_id) if puts else []
+
+    def write_async(
+        self,
+        records: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> Future[list[PutResult]]:
+        """Do :meth:`write` without waiting; see :meth:`put_record_async` for the future."""
+        puts, version = self._puts(records, tz)
+        return self._submit(puts, version, request_id, list)
 
     def delete_record(
         self,
@@ -393,9 +433,22 @@ class FeatureStore:
         StaleDelete
             A hard delete older than the record.
         """
-        plan, version = self._writable.plan(name)
-        put = prepare_delete(plan, key, event_time, self._now_us(), hard=hard, tz=tz)
-        return self._apply([put], version, request_id)[0]
+        puts, version = self._delete(name, key, event_time, tz, hard=hard)
+        return self._apply(puts, version, request_id)[0]
+
+    def delete_record_async(
+        self,
+        name: str,
+        key: Any,
+        *,
+        event_time: Any,
+        hard: bool = False,
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> Future[PutResult]:
+        """Do :meth:`delete_record` without waiting; see :meth:`put_record_async`."""
+        puts, version = self._delete(name, key, event_time, tz, hard=hard)
+        return self._submit(puts, version, request_id, _first)
 
     def ingest(
         self,
@@ -705,7 +758,32 @@ class FeatureStore:
         return verify(self._database)
 
     def stat(self) -> dict[str, Any]:
-        """Return sizes and counts: what is where, and how fresh."""
+        """Return sizes and counts: what is where, how fresh, and who keeps it in order.
+
+        Returns
+        -------
+        dict
+            ``path`` and ``durability``.
+
+            ``seq``, ``last_commit``, ``seconds_since_commit``; ``oldest_unflushed_seconds``, the
+            age of the oldest record that only the journal has, and ``last_flush``.
+
+            ``engine_bytes`` in use of ``quota_bytes``, in a file of ``engine_file_bytes``;
+            ``history_bytes`` in files.
+
+            ``readers``, the read transactions open now in all processes;
+            ``oldest_reader_lag``, how many commits the oldest is behind (LMDB keeps what it may
+            look at: thousands are a fault of the reader); ``oldest_pin``, the manifest version
+            that the oldest reader of files needs, and ``manifest_version``, that of now.
+
+            ``upkeep``: whether it is ``running`` in some process, its ``pid``, what it is
+            ``doing``; ``failures`` in a row, ``last_error``, ``last_error_at``;
+            ``last_compaction``.
+
+            ``groups``: for each the number of ``keys``, of ``history_rows``, of those in the
+            journal, its ``files`` and of those ``cells``, ``bytes`` of files, ``last_flush`` and
+            ``schema_version``.
+        """
         from featurestore.engine import stat
 
         return stat.stat(self._database, self._now_us())
@@ -755,26 +833,68 @@ class FeatureStore:
             )
         return as_of
 
-    def _apply(
-        self, puts: Sequence[Put], catalog_version: int, request_id: str | None
-    ) -> list[PutResult]:
-        request = None
-        if request_id is not None:
-            asked = [put.asked_bytes() for put in puts]
-            request = requests.Request("write", request_id, requests.content_digest(*asked))
-        outcomes, replayed = self._writable.apply(puts, catalog_version, request, self._now_us())
+    # ── writing, inside ──────────────────────────────────────────────────────────────────────
+
+    def _put(
+        self,
+        name: str,
+        record: Mapping[str, Any],
+        ttl: str | timedelta | None,
+        target_stores: Iterable[str],
+        tz: str | tzinfo | None,
+    ) -> tuple[list[Put], int]:
+        """Validate and encode one record; returns it with the catalog version that it fits."""
+        plan, version = self._writable.plan(name)
+        put = prepare_put(
+            plan,
+            record,
+            self._now_us(),
+            ttl_us=None if ttl is None else duration_us(ttl, what="ttl"),
+            stores=_stores(target_stores),
+            tz=tz,
+        )
+        return [put], version
+
+    def _puts(
+        self, records: Iterable[tuple[str, Mapping[str, Any]]], tz: str | tzinfo | None
+    ) -> tuple[list[Put], int]:
+        now_us = self._now_us()
+        database = self._writable
+        version = database.catalog().version
+        puts = [
+            prepare_put(database.plan(name)[0], record, now_us, tz=tz) for name, record in records
+        ]
+        return puts, version
+
+    def _delete(
+        self, name: str, key: Any, event_time: Any, tz: str | tzinfo | None, *, hard: bool
+    ) -> tuple[list[Put], int]:
+        plan, version = self._writable.plan(name)
+        now_us = self._now_us()
+        put = prepare_delete(plan, key, event_time, now_us, hard=hard, tz=tz)
+        return [put], version
+
+    def _apply(self, puts: list[Put], version: int, request_id: str | None) -> list[PutResult]:
+        request = _request(puts, request_id)
+        outcomes, replayed = self._writable.apply(puts, version, request, self._now_us())
         if outcomes is None:
             return [PutResult(None, "queued") for _ in puts]
-        return [
-            PutResult(
-                outcome.seq,
-                outcome.outcome,
-                replayed,
-                to_datetime(outcome.write_time_us),
-                _moment(outcome.expires_at_us),
-            )
-            for outcome in outcomes
-        ]
+        return _results(outcomes, replayed)
+
+    def _submit(
+        self,
+        puts: list[Put],
+        version: int,
+        request_id: str | None,
+        shape: Callable[[list[PutResult]], T],
+    ) -> Future[T]:
+        return self._writable.apply_async(
+            puts,
+            version,
+            _request(puts, request_id),
+            self._now_us(),
+            lambda outcomes, replayed: shape(_results(outcomes, replayed)),
+        )
 
 
 class Scan:
@@ -844,6 +964,30 @@ class Scan:
             if not position:
                 return
             after = position
+
+
+def _request(puts: Sequence[Put], request_id: str | None) -> requests.Request | None:
+    if request_id is None:
+        return None
+    asked = [put.asked_bytes() for put in puts]
+    return requests.Request("write", request_id, requests.content_digest(*asked))
+
+
+def _results(outcomes: Sequence[Outcome], replayed: bool) -> list[PutResult]:
+    return [
+        PutResult(
+            outcome.seq,
+            outcome.outcome,
+            replayed,
+            to_datetime(outcome.write_time_us),
+            _moment(outcome.expires_at_us),
+        )
+        for outcome in outcomes
+    ]
+
+
+def _first(results: list[PutResult]) -> PutResult:
+    return results[0]
 
 
 def _stores(names: Iterable[str]) -> int:

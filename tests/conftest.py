@@ -54,11 +54,14 @@ def pytest_report_header() -> str:
 
 @pytest.fixture
 def open_store(tmp_path: Path) -> Iterator[Callable[..., fs.FeatureStore]]:
-    """Return a function that opens a store in this test's folder, as ``fs.open`` does."""
+    """Return a function that opens a store in this test's folder, as ``fs.open`` does.
+
+    Its upkeep is off unless asked for: a test that counts files wants its own flushes only.
+    """
     opened: list[fs.FeatureStore] = []
 
     def open_one(name: str = "store", **options: Any) -> fs.FeatureStore:
-        store = fs.open(tmp_path / name, **options)
+        store = fs.open(tmp_path / name, **{"upkeep": False, **options})
         opened.append(store)
         return store
 

@@ -128,7 +128,8 @@ def fresh_folder(parent: str | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def fresh_store(**options: Any) -> Iterator[fs.FeatureStore]:
-    """Open a new store for one example; it must verify at the end."""
+    """Open a new store for one example; it must verify at the end.  No upkeep unless asked for."""
+    options = {"upkeep": False, **options}
     with fresh_folder() as folder, fs.open(folder / "store", **options) as store:
         yield store
         assert store.verify() == []

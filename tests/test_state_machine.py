@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 )
 
 import featurestore as fs
-from featurestore.engine import compactor, flusher, point_in_time, staging
+from featurestore.engine import cleaner, compactor, flusher, point_in_time, staging, upkeep
 from featurestore.engine import ingest as engine_ingest
 from featurestore.storage import journal, parquet
 from tests import agreement
@@ -79,10 +79,19 @@ SMALL: list[tuple[Any, str, int]] = [
     (point_in_time, "_HASHED_KEYS_MAX", 2),
 ]
 """Sizes that only large histories reach, made so small that a few rows do."""
+BUSY: list[tuple[Any, str, float]] = [
+    (upkeep, "TICK_SECONDS", 0.0005),
+    (upkeep, "TAIL_ROWS", 2),
+    (upkeep, "LOOSE_FILES", 2),
+    (upkeep, "READERS_SECONDS", 0.0),
+    (upkeep, "CLEAN_SECONDS", 0.005),
+    (cleaner, "GRACE_US", 0),
+]
+"""Upkeep that never rests."""
 
 
 @contextlib.contextmanager
-def sizes(*changes: tuple[Any, str, int]) -> Iterator[None]:
+def sizes(*changes: tuple[Any, str, float]) -> Iterator[None]:
     """Work with other sizes for a while."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, size in changes:
@@ -101,6 +110,7 @@ class StoreMachine(RuleBasedStateMachine):
     store: fs.FeatureStore
     store_dir: ClassVar[str | None] = os.environ.get("FEATURESTORE_TEST_DIR")
     key_hash_bits: ClassVar[int | None] = None
+    upkeep: ClassVar[bool] = False
     lives: ClassVar[int] = 0
     steps: ClassVar[Counter[str]] = Counter()
 
@@ -125,7 +135,7 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize(small=st.booleans())
     def begin(self, small: bool) -> None:
         """Make a store with its groups; in every other life a few rows are many."""
-        self.undo.enter_context(sizes(*(SMALL if small else ())))
+        self.undo.enter_context(sizes(*(SMALL if small else ()), *(BUSY if self.upkeep else ())))
         self.small = small
         self._open()
         for group in new_groups().values():
@@ -133,7 +143,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.groups[group.name] = group
 
     def _open(self) -> None:
-        how: dict[str, Any] = {}
+        how: dict[str, Any] = {"upkeep": self.upkeep}
         if self.key_hash_bits is not None:
             how["key_hash_bits"] = self.key_hash_bits
         self.store = fs.open(self.folder / "store", clock=lambda: self.clock_us, **how)
@@ -347,7 +357,7 @@ class StoreMachine(RuleBasedStateMachine):
         chore=st.sampled_from(["flush", "flush", "compact", "compact", "reopen", "backup"]),
         name=st.sampled_from([None, None, "plain", "brief"]),
     )
-    def upkeep(self, chore: str, name: str | None) -> None:
+    def chores(self, chore: str, name: str | None) -> None:
         """Move the journal into files, merge files into cells, close and open again, or copy."""
         self.count(chore)
         if chore == "reopen":
@@ -445,10 +455,15 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
 
-@pytest.mark.parametrize("key_hash_bits", [None, 2], ids=["64 bits", "2 bits"])
-def test_a_store_lives_as_the_model_does(key_hash_bits: int | None) -> None:
+@pytest.mark.parametrize(
+    ("key_hash_bits", "with_upkeep"),
+    [(None, False), (2, False), (None, True)],
+    ids=["64 bits", "2 bits", "upkeep"],
+)
+def test_a_store_lives_as_the_model_does(key_hash_bits: int | None, with_upkeep: bool) -> None:
     class Machine(StoreMachine):
-        """With keys hashed to 64 bits, or to four values."""
+        """With keys hashed to 64 bits, or to four values; with upkeep in the background, or not."""
 
     Machine.key_hash_bits = key_hash_bits
+    Machine.upkeep = with_upkeep
     run_state_machine_as_test(Machine, settings=settings())

@@ -20,11 +20,12 @@ import os
 import threading
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from featurestore.encoding.keys import KeyHash
 from featurestore.engine.plan import Plan
 from featurestore.engine.snapshot import GroupSnapshot, Pin
+from featurestore.engine.upkeep import Upkeep
 from featurestore.engine.writer import Writer, apply_all
 from featurestore.errors import InvalidInput, NotAStore, ReadOnlyStore, StoreClosed
 from featurestore.storage import catalog, commits, files, journal, latest, manifest
@@ -32,6 +33,7 @@ from featurestore.storage.environment import DURABILITIES, QUOTA_BYTES, Environm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from concurrent.futures import Future
 
     from featurestore.engine.writer import Commit, Outcome, Put
     from featurestore.schema import FeatureGroup
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from featurestore.storage.environment import Transaction
     from featurestore.storage.manifest import FileEntry
     from featurestore.storage.requests import Request
+
+T = TypeVar("T")
 
 FOLDERS = ("engine", "data", "locks")
 _shared: dict[tuple[int, int], Database] = {}
@@ -68,6 +72,9 @@ class Database:
         self.key_hash = KeyHash(bytes.fromhex(env.format["hash_seed"]), env.format["hash_bits"])
         self.users = 1
         self.pid = os.getpid()
+        #: The clock of upkeep, which starts with the first write; None for no upkeep.
+        self.upkeep_clock_us: Callable[[], int] | None = None
+        self._upkeep: Upkeep | None = None
         self._writer: Writer | None = None
         self._owner: files.FileLock | None = None
         self._seen: tuple[int, _Known] | None = None
@@ -90,7 +97,15 @@ class Database:
                     )
                 if self._writer is None:
                     self._writer = Writer(self.env)
+        if self._upkeep is None and self.upkeep_clock_us is not None:
+            self._start_upkeep(self._writer, self.upkeep_clock_us)
         return self._writer
+
+    def _start_upkeep(self, writer: Writer, clock_us: Callable[[], int]) -> None:
+        with self._guard:
+            if self._upkeep is None and not self.closed:
+                self._upkeep = Upkeep(self, clock_us)
+                writer.wake_upkeep = self._upkeep.wake
 
     @property
     def owner(self) -> str:
@@ -114,18 +129,23 @@ class Database:
 
         A ``relaxed`` store acknowledges before the commit, and then there are no outcomes yet.
         """
+        work, needed = _work(puts, catalog_version, request)
+        if self.writer.relaxed and request is None:
+            self.writer.post(work, now_us, bytes_needed=needed)
+            return None, False
+        return self.writer.call(work, now_us, bytes_needed=needed)
 
-        def work(commit: Commit) -> tuple[list[Outcome], bool]:
-            return apply_all(commit, puts, catalog_version, request)
-
-        if request is None:
-            for put in puts:
-                if put.refusal is not None:
-                    raise put.refusal
-        needed = sum(put.bytes_needed for put in puts)
-        waited_for = not self.writer.relaxed or request is not None
-        future = self.writer.submit(work, now_us, bytes_needed=needed, waited_for=waited_for)
-        return future.result() if waited_for else (None, False)
+    def apply_async(
+        self,
+        puts: Sequence[Put],
+        catalog_version: int,
+        request: Request | None,
+        now_us: int,
+        answer: Callable[[list[Outcome], bool], T],
+    ) -> Future[T]:
+        """Put records in one transaction; the future has ``answer`` of the outcomes."""
+        work, needed = _work(puts, catalog_version, request)
+        return self.writer.submit(lambda commit: answer(*work(commit)), now_us, bytes_needed=needed)
 
     def settle(self) -> None:
         """Wait until what this process has queued is committed: a store sees its own writes.
@@ -133,7 +153,9 @@ class Database:
         Costs nothing unless the store is ``relaxed``, where a write is acknowledged in the queue.
         """
         writer = self._writer
-        if writer is not None and writer.relaxed and writer.pending:
+        if writer is None or not writer.relaxed or not writer.pending:
+            return
+        if not writer.is_this_thread():
             writer.call(lambda _: None, 0)
 
     def is_in_place(self) -> bool:
@@ -159,6 +181,8 @@ class Database:
                 return
             for action in self.on_close:
                 action()
+            if self._upkeep is not None:
+                self._upkeep.stop()
             try:
                 if self._writer is not None:
                     self._writer.close()
@@ -299,6 +323,21 @@ class Database:
         return snapshot
 
 
+def _work(
+    puts: Sequence[Put], catalog_version: int, request: Request | None
+) -> tuple[Callable[[Commit], tuple[list[Outcome], bool]], int]:
+    """Return what the writer is to do, and the bytes it needs."""
+    if request is None:
+        for put in puts:
+            if put.refusal is not None:
+                raise put.refusal
+
+    def work(commit: Commit) -> tuple[list[Outcome], bool]:
+        return apply_all(commit, puts, catalog_version, request)
+
+    return work, sum(put.bytes_needed for put in puts)
+
+
 # ── opening ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -309,7 +348,8 @@ def open_database(
     durability: str | None = None,
     quota: int | None = None,
     key_hash_bits: int | None = None,
-    created_at_us: int = 0,
+    clock_us: Callable[[], int] = lambda: 0,
+    upkeep: bool = True,
 ) -> Database:
     """Open a store's folder, making it on first use; see :func:`featurestore.open`."""
     root = Path(path).expanduser().absolute()
@@ -334,10 +374,12 @@ def open_database(
                 or int(os.environ.get("FEATURESTORE_KEY_HASH_BITS", "64")),
                 "durability": durability or "strict",
                 "quota": quota or QUOTA_BYTES,
-                "created_at_us": created_at_us,
+                "created_at_us": clock_us(),
             }
             found = Database(root, _open_environment(root, initial, read_only=read_only))
             _shared[found.identity] = found
+    if upkeep and not read_only and found.upkeep_clock_us is None:
+        found.upkeep_clock_us = clock_us
     try:
         _settle_options(found, durability, quota)
     except BaseException:

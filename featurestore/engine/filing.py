@@ -8,6 +8,7 @@ cleaner finds the intent without a living owner later.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import FeatureStoreError
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from featurestore.engine.database import Database
     from featurestore.engine.writer import Commit
     from featurestore.schema import FeatureGroup
+
+#: Called between the steps of long work: lets others run, and raises to abandon the work.
+Pace = Callable[[], None]
+
+
+def go_on() -> None:
+    """Keep no pace: somebody waits for this work."""
 
 
 def write_file(

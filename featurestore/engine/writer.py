@@ -22,15 +22,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from featurestore.encoding.values import read_header, same_payload, stamp
 from featurestore.errors import (
     FeatureStoreError,
     InvalidEventTime,
+    InvalidInput,
     StaleDelete,
     StoreBusy,
     StoreClosed,
@@ -49,13 +49,21 @@ T = TypeVar("T")
 
 #: Requests waiting beyond this make the caller wait, and then give up: back-pressure.
 QUEUE_JOBS_MAX = 10_000
+QUEUE_BYTES_MAX = 256 << 20
 QUEUE_WAIT_SECONDS = 30.0
+#: One transaction takes no more than this, so that other processes get their turn.
 GROUP_JOBS_MAX = 1_000
+GROUP_BYTES_MAX = 16 << 20
+#: The share of the last sync's time spent waiting for those who shared it, and how often to look.
+GATHER_SHARE = 0.5
+GATHER_POLL_SECONDS = 20e-6
 #: `relaxed` collects writes for this long; with the commit itself it stays below 100 ms.
 RELAXED_WAIT_SECONDS = 0.05
 #: Room is measured again after this many bytes or seconds.
 ROOM_CHECK_BYTES = 1 << 20
 ROOM_CHECK_SECONDS = 0.1
+#: Upkeep looks at the journal after this many bytes, if not earlier.
+UPKEEP_BYTES = 1 << 20
 
 
 class Commit:
@@ -96,42 +104,125 @@ class Commit:
             requests.forget_old(self.env, self.txn, self.write_time_us)
 
 
-@dataclass(slots=True)
 class _Job(Generic[T]):
-    work: Callable[[Commit], T]
-    now_us: int
-    bytes_needed: int
-    waited_for: bool
-    future: Future[T]
-    queued_at: float
+    """Work in the queue; :meth:`done` hands the result to whoever waits for it."""
+
+    __slots__ = ("bytes_needed", "hurry", "now_us", "queued_at", "work")
+
+    def __init__(self, work: Callable[[Commit], T], now_us: int, bytes_needed: int) -> None:
+        self.work = work
+        self.now_us = now_us
+        self.bytes_needed = bytes_needed
+        self.hurry = False
+        self.queued_at = time.monotonic()
+
+    def begin(self) -> bool:
+        """Return whether the work is still wanted."""
+        return True
+
+    def done(self, result: T | None, error: BaseException | None) -> None:
+        """Take note of the end."""
+
+
+class _Call(_Job[T]):
+    """Work whose caller sleeps until it is done.
+
+    A bare lock is the leanest hand-off there is: a ``Future`` costs half as much again.
+    """
+
+    __slots__ = ("_error", "_gate", "_result")
+
+    def __init__(self, work: Callable[[Commit], T], now_us: int, bytes_needed: int) -> None:
+        super().__init__(work, now_us, bytes_needed)
+        self.hurry = True
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def done(self, result: T | None, error: BaseException | None) -> None:
+        self._result = result
+        self._error = error
+        self._gate.release()
+
+    def wait(self) -> T:
+        """Sleep until it is done; returns or raises what became of it."""
+        self._gate.acquire()
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+
+class _Promise(_Job[T]):
+    """Work whose caller goes on and has a future."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, work: Callable[[Commit], T], now_us: int, bytes_needed: int) -> None:
+        super().__init__(work, now_us, bytes_needed)
+        self.future: Future[T] = Future()
+
+    def begin(self) -> bool:
+        return self.future.set_running_or_notify_cancel()
+
+    def done(self, result: T | None, error: BaseException | None) -> None:
+        if error is None:
+            self.future.set_result(cast("T", result))
+        else:
+            self.future.set_exception(error)
+
+
+class _Posted(_Job[T]):
+    """Work a ``relaxed`` store has acknowledged already; a failure is told to the next caller."""
+
+    __slots__ = ("_writer",)
+
+    def __init__(
+        self, writer: Writer, work: Callable[[Commit], T], now_us: int, bytes_needed: int
+    ) -> None:
+        super().__init__(work, now_us, bytes_needed)
+        self._writer = writer
+
+    def done(self, result: T | None, error: BaseException | None) -> None:  # noqa: ARG002
+        if isinstance(error, FeatureStoreError):
+            self._writer.failure = error
 
 
 class Writer:
-    """The writer thread of one environment in this process."""
+    """The writer thread of one environment in this process.
+
+    Attributes
+    ----------
+    relaxed : bool
+        Whether a write may rest in the queue for a moment after it was acknowledged.
+    pending : int
+        Jobs queued or under way.
+    failure : BaseException or None
+        Why an acknowledged write of a ``relaxed`` store came to nothing; the next caller is told.
+    wake_upkeep : callable
+        Called after every :data:`UPKEEP_BYTES` committed, and when the store is full.
+    """
 
     def __init__(self, env: Environment) -> None:
         self._env = env
         self.relaxed = env.format["durability"] == "relaxed"
-        #: Jobs queued or under way; a relaxed store has acknowledged some of them.
         self.pending = 0
-        self._jobs: deque[_Job[Any]] = deque()
-        self._changed = threading.Condition()
+        self.failure: BaseException | None = None
+        self.wake_upkeep: Callable[[], None] = _nobody
+        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._hurry = threading.Event()
+        self._bytes_pending = 0
         self._closing = False
-        self._failure: BaseException | None = None
+        self._callers = 0
+        self._sync_seconds = 0.0
         self._bytes_unchecked = ROOM_CHECK_BYTES
         self._room_checked_at = 0.0
+        self._bytes_unkept = 0
         self._thread = threading.Thread(target=self._run, name="featurestore-writer", daemon=True)
         self._thread.start()
 
-    def submit(
-        self,
-        work: Callable[[Commit], T],
-        now_us: int,
-        *,
-        bytes_needed: int = 0,
-        waited_for: bool = True,
-    ) -> Future[T]:
-        """Queue work; its future is done when the commit is, as durable as the store is.
+    def call(self, work: Callable[[Commit], T], now_us: int, *, bytes_needed: int = 0) -> T:
+        """Queue work and wait until its commit is as durable as the store is.
 
         Parameters
         ----------
@@ -141,8 +232,6 @@ class Writer:
             The caller's clock.
         bytes_needed : int
             Room to insist on first; 0 for work that makes room.
-        waited_for : bool
-            Whether the caller waits; otherwise a ``relaxed`` store may let it rest a moment.
 
         Raises
         ------
@@ -151,60 +240,124 @@ class Writer:
         StoreClosed
             The store is closed.
         """
-        job = _Job(work, now_us, bytes_needed, waited_for, Future(), time.monotonic())
-        with self._changed:
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
-            if not self._changed.wait_for(self._has_room, QUEUE_WAIT_SECONDS):
-                raise StoreBusy(
-                    f"{QUEUE_JOBS_MAX} writes have been waiting for {QUEUE_WAIT_SECONDS:.0f} s. "
-                    "Nothing of this request was stored; send it again later."
-                )
-            if self._closing:
-                raise StoreClosed("The store is closed.")
-            self._jobs.append(job)
-            self.pending += 1
-            self._changed.notify_all()
+        if self.is_this_thread():
+            raise InvalidInput(
+                "The callback of a write's future runs on the thread that makes the commits, and "
+                "cannot wait for another one. Use the async form there, or another thread."
+            )
+        job = _Call(work, now_us, bytes_needed)
+        self._queue(job)
+        return job.wait()
+
+    def submit(
+        self, work: Callable[[Commit], T], now_us: int, *, bytes_needed: int = 0
+    ) -> Future[T]:
+        """Queue work; its future is done when the commit is, as durable as the store is.
+
+        Work whose future is cancelled before its transaction has begun is left out.
+        """
+        job = _Promise(work, now_us, bytes_needed)
+        self._queue(job)
         return job.future
 
-    def call(self, work: Callable[[Commit], T], now_us: int, *, bytes_needed: int = 0) -> T:
-        """Queue work and wait for it."""
-        return self.submit(work, now_us, bytes_needed=bytes_needed).result()
+    def post(self, work: Callable[[Commit], Any], now_us: int, *, bytes_needed: int = 0) -> None:
+        """Queue work that counts as acknowledged: for a ``relaxed`` store."""
+        self._queue(_Posted(self, work, now_us, bytes_needed))
+
+    def is_this_thread(self) -> bool:
+        """Return whether the caller is the writer thread itself: a callback of a future."""
+        return threading.get_ident() == self._thread.ident
 
     def close(self) -> None:
         """Commit what is queued, then end the thread."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
+            self._room.notify_all()
+            self._jobs.put(None)
+            self._hurry.set()
         self._thread.join()
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+        self._raise_failure()
+
+    # ── the queue ────────────────────────────────────────────────────────────────────────────
+
+    def _queue(self, job: _Job[Any]) -> None:
+        with self._lock:
+            if self.failure is not None:
+                self._raise_failure()
+            if not self._has_room(job):
+                self._wait_for_room(job)
+            if self._closing:
+                raise StoreClosed("The store is closed.")
+            self.pending += 1
+            self._bytes_pending += job.bytes_needed
+            self._jobs.put(job)
+            if job.hurry and self.relaxed:
+                self._hurry.set()
+
+    def _has_room(self, job: _Job[Any]) -> bool:
+        return self.pending == 0 or (
+            self.pending < QUEUE_JOBS_MAX
+            and self._bytes_pending + job.bytes_needed <= QUEUE_BYTES_MAX
+        )
+
+    def _wait_for_room(self, job: _Job[Any]) -> None:
+        """Hold the caller up until the queue is shorter: back-pressure."""
+        self._hurry.set()
+        # The writer thread itself would wait for ever.
+        seconds = 0.0 if self.is_this_thread() else QUEUE_WAIT_SECONDS
+        if not self._room.wait_for(lambda: self._closing or self._has_room(job), seconds):
+            raise StoreBusy(
+                f"{self.pending:,} writes of {self._bytes_pending:,} bytes have been waiting for "
+                f"{seconds:.0f} s. Nothing of this request was stored; send it again later."
+            )
+
+    def _raise_failure(self) -> None:
+        failure, self.failure = self.failure, None
+        if failure is not None:
             raise failure
 
     # ── the thread ───────────────────────────────────────────────────────────────────────────
 
-    def _has_room(self) -> bool:
-        return len(self._jobs) < QUEUE_JOBS_MAX or self._closing
-
     def _run(self) -> None:
-        while jobs := self._next_group():
-            self._commit(jobs)
-            with self._changed:
-                self.pending -= len(jobs)
+        goes_on = True
+        while goes_on:
+            group, goes_on = self._next_group()
+            self._commit([job for job in group if job.begin()])
+            with self._lock:
+                self.pending -= len(group)
+                self._bytes_pending -= sum(job.bytes_needed for job in group)
+                self._room.notify_all()
 
-    def _next_group(self) -> list[_Job[Any]]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closing)
-            if self.relaxed and self._jobs:
-                rest = self._jobs[0].queued_at + RELAXED_WAIT_SECONDS - time.monotonic()
-                self._changed.wait_for(self._somebody_waits, max(0.0, rest))
-            group = [self._jobs.popleft() for _ in range(min(len(self._jobs), GROUP_JOBS_MAX))]
-            self._changed.notify_all()
-            return group
+    def _next_group(self) -> tuple[list[_Job[Any]], bool]:
+        """Wait for work; returns what shares the next commit, and whether more may follow."""
+        first = self._jobs.get()
+        if first is None:
+            return [], False
+        if self.relaxed:
+            self._hurry.wait(max(0.0, first.queued_at + RELAXED_WAIT_SECONDS - time.monotonic()))
+            self._hurry.clear()
+        elif self._callers > 1:
+            self._await_callers()
+        group, size = [first], first.bytes_needed
+        # One thread takes from the queue, so as many can be had as there are.
+        for _ in range(min(self._jobs.qsize(), GROUP_JOBS_MAX)):
+            job = self._jobs.get()
+            if job is None:
+                return group, False
+            group.append(job)
+            size += job.bytes_needed
+            if size > GROUP_BYTES_MAX:
+                break
+        return group, True
 
-    def _somebody_waits(self) -> bool:
-        return self._closing or any(job.waited_for for job in self._jobs)
+    def _await_callers(self) -> None:
+        """Give those who shared the last sync a moment to come back and share the next one.
+
+        Without it they part into two halves that take turns, each paying a whole sync.
+        """
+        until = time.perf_counter() + self._sync_seconds * GATHER_SHARE
+        while self._jobs.qsize() + 1 < self._callers and time.perf_counter() < until:
+            time.sleep(GATHER_POLL_SECONDS)
 
     def _commit(self, jobs: list[_Job[Any]]) -> None:
         """Apply all jobs in one transaction; a job that raises is left out and told so."""
@@ -220,22 +373,29 @@ class Writer:
                         results.append(job.work(commit))
                     failed = None
                     commit.finish()
+                    applied_at = time.perf_counter()
             except BaseException as error:  # noqa: BLE001  whatever it is, somebody waits for it
+                if isinstance(error, StoreFull):
+                    self.wake_upkeep()
                 if failed is None or isinstance(error, StoreFull):
                     for job in jobs:
-                        self._tell(job, error)
+                        job.done(None, error)
                     return
-                self._tell(failed, error)
+                failed.done(None, error)
                 jobs = [job for job in jobs if job is not failed]
                 continue
+            self._sync_seconds = time.perf_counter() - applied_at
+            self._callers = len(jobs)
             for job, result in zip(jobs, results, strict=True):
-                job.future.set_result(result)
+                job.done(result, None)
+            self._count_for_upkeep(jobs)
             return
 
-    def _tell(self, job: _Job[Any], error: BaseException) -> None:
-        job.future.set_exception(error)
-        if not job.waited_for and isinstance(error, FeatureStoreError):
-            self._failure = error
+    def _count_for_upkeep(self, jobs: list[_Job[Any]]) -> None:
+        self._bytes_unkept += sum(job.bytes_needed for job in jobs)
+        if self._bytes_unkept >= UPKEEP_BYTES:
+            self._bytes_unkept = 0
+            self.wake_upkeep()
 
     def _require_room(self, txn: Transaction, jobs: list[_Job[Any]]) -> None:
         needed = sum(job.bytes_needed for job in jobs)
@@ -251,6 +411,10 @@ class Writer:
             self._env.require_room(txn, 2 * needed)
             self._bytes_unchecked = 0
             self._room_checked_at = now
+
+
+def _nobody() -> None:
+    """Wake nobody: there is no upkeep."""
 
 
 # ── one record ───────────────────────────────────────────────────────────────────────────────

@@ -247,11 +247,13 @@ class Environment:
 
     def used_bytes(self, txn: Transaction) -> int:
         """Bytes of the pages in use by data, free pages of the file not counted."""
-        pages = 0
-        for name in DATABASES:
-            stat = txn.stat(getattr(self, name))
-            pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return pages * int(stat["psize"])
+        return sum(self.bytes_of(txn, name) for name in DATABASES)
+
+    def bytes_of(self, txn: Transaction, name: str) -> int:
+        """Bytes of the pages that one of :data:`DATABASES` takes."""
+        stat = txn.stat(getattr(self, name))
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return int(pages * stat["psize"])
 
     def require_room(self, txn: Transaction, bytes_needed: int) -> None:
         """Refuse a write that would take the store over its quota or the disk over its edge."""
@@ -266,6 +268,14 @@ class Environment:
             )
         files.require_room(self.folder, bytes_needed)
 
+    def is_near_full(self, txn: Transaction) -> bool:
+        """Return whether half the room is gone: journal is to be moved into files earlier."""
+        try:
+            files.require_room(self.folder, 4 * files.DISK_RESERVE_BYTES)
+        except StoreFull:
+            return True
+        return self.used_bytes(txn) > int(self.format["quota"]) * QUOTA_WATERMARK / 2
+
     def put_quota(self, txn: Transaction, quota: int) -> None:
         """Store a new quota, in bytes."""
         self.format = {**self.format, "quota": quota}
@@ -279,6 +289,16 @@ class Environment:
     def info(self) -> dict[str, int]:
         """LMDB's own figures: map size, last page, last transaction, readers."""
         return dict(self._lmdb.info())
+
+    def reader_lags(self, txn: Transaction) -> list[int]:
+        """Return, for every read transaction open in any process, how many commits it is behind.
+
+        LMDB keeps the pages that the oldest of them may look at; while it stays, the file grows.
+        """
+        # A table of text: a heading, then pid, thread and transaction (or -) of each slot.
+        rows = [line.split() for line in self._lmdb.readers().splitlines()[1:]]
+        seen = [int(row[2]) for row in rows if len(row) == 3 and row[2].isdigit()]
+        return [max(0, txn.id() - number) for number in seen]
 
     def clear_dead_readers(self) -> int:
         """Free reader slots of dead processes; returns how many."""

@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,12 +148,18 @@ def require_room(path: Path, bytes_needed: int) -> None:
         )
 
 
+#: Every lock of this process.  A forked child must let go of them: a flock is held for as long as
+#: any copy of its descriptor is open.
+_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
 class FileLock:
     """An exclusive flock on a file, held until :meth:`release` or the death of the process."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
+        _locks.add(self)
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock:
@@ -195,8 +202,29 @@ class FileLock:
         if self._fd >= 0:
             if unlink:
                 self.path.unlink(missing_ok=True)
-            os.close(self._fd)
-            self._fd = -1
+            self.close()
+
+    def close(self) -> None:
+        """Close the descriptor; the lock is free when no process forked off has it open either."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def is_held(path: Path) -> bool:
+    """Return whether somebody holds a lock file; it is left as it is."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
 
 
 def held(path: Path) -> bytes | None:
@@ -225,3 +253,12 @@ def own(path: Path) -> FileLock:
         if lock.is_at_its_path():
             return lock
         lock.release()
+
+
+def _let_go_in_child() -> None:
+    for lock in list(_locks):
+        lock.close()
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

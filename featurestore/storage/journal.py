@@ -14,16 +14,19 @@ because a large delete needs room just when there is none.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from featurestore.encoding.values import read_header
 from featurestore.errors import CorruptStore
+from featurestore.event_time import NO_EXPIRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from featurestore.storage.environment import Environment, Transaction
 
+_GROUP = struct.Struct(">I")
 _KEY = struct.Struct(">IQ")
 _HEAD = struct.Struct("<IQ")
 _KEY_LENGTH = struct.Struct("<H")
@@ -50,12 +53,12 @@ def append(
         start = end
 
 
-def entries(
-    env: Environment, txn: Transaction, group_id: int, after_seq: int = 0
-) -> Iterator[tuple[int, int, bytes]]:
-    """Yield ``(first seq, last seq, body)`` of entries that reach beyond ``after_seq``."""
+def _values(
+    env: Environment, txn: Transaction, group_id: int, after_seq: int
+) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield ``(first seq, last seq, count, value)`` of entries that reach beyond ``after_seq``."""
     with txn.cursor(db=env.journal) as cursor:
-        if not cursor.set_range(_KEY.pack(group_id, 0)):
+        if not _go_to(cursor, group_id, after_seq):
             return
         for key, value in cursor:
             owner, first_seq = _KEY.unpack(key)
@@ -63,9 +66,28 @@ def entries(
                 return
             if len(value) < _HEAD.size:
                 raise CorruptStore(f"Journal entry {group_id}/{first_seq} is cut short.")
-            last_seq = _HEAD.unpack_from(value)[1]
+            count, last_seq = _HEAD.unpack_from(value)
             if last_seq > after_seq:
-                yield first_seq, last_seq, bytes(value)
+                yield first_seq, last_seq, count, value
+
+
+def _go_to(cursor: Any, group_id: int, after_seq: int) -> bool:
+    """Move to the first entry that may reach beyond a seq; returns whether there is one.
+
+    Entries do not overlap, so of those that begin at or before it only the last one may.
+    """
+    found = cursor.set_range(_KEY.pack(group_id, after_seq + 1))
+    if (cursor.prev() if found else cursor.last()) and cursor.key()[:4] == _GROUP.pack(group_id):
+        return True
+    return bool(cursor.set_range(_KEY.pack(group_id, 0)))
+
+
+def entries(
+    env: Environment, txn: Transaction, group_id: int, after_seq: int = 0
+) -> Iterator[tuple[int, int, bytes]]:
+    """Yield ``(first seq, last seq, body)`` of entries that reach beyond ``after_seq``."""
+    for first_seq, last_seq, _, value in _values(env, txn, group_id, after_seq):
+        yield first_seq, last_seq, bytes(value)
 
 
 def read(
@@ -126,6 +148,57 @@ def delete_drained(
     return True
 
 
-def tail_rows(env: Environment, txn: Transaction, group_id: int, after_seq: int) -> int:
-    """Count the records beyond ``after_seq`` without decoding them."""
-    return sum(_HEAD.unpack_from(b)[0] for _, _, b in entries(env, txn, group_id, after_seq))
+def has_drained(env: Environment, txn: Transaction, group_id: int, drained_seq: int) -> bool:
+    """Return whether entries at or below ``drained_seq`` are still to be deleted."""
+    with txn.cursor(db=env.journal) as cursor:
+        if not cursor.set_range(_KEY.pack(group_id, 0)):
+            return False
+        owner, _first = _KEY.unpack(cursor.key())
+        return bool(owner == group_id and _HEAD.unpack_from(cursor.value())[1] <= drained_seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How much of a group's journal no file holds.
+
+    Attributes
+    ----------
+    rows, size_bytes : int
+        Records, and the bytes of their entries.
+    first_time_us : int
+        When the oldest of them was written; far in the future if there are none.
+    last_seq : int
+        The last of them; what was counted from, if there are none.
+    """
+
+    rows: int = 0
+    size_bytes: int = 0
+    first_time_us: int = NO_EXPIRY
+    last_seq: int = 0
+
+    def __add__(self, later: Tail) -> Tail:
+        """Return the two as one stretch."""
+        first_us = min(self.first_time_us, later.first_time_us)
+        size_bytes = self.size_bytes + later.size_bytes
+        return Tail(self.rows + later.rows, size_bytes, first_us, later.last_seq)
+
+
+def tail(env: Environment, txn: Transaction, group_id: int, after_seq: int) -> Tail:
+    """Measure the records beyond ``after_seq`` by the heads of their entries.
+
+    In a transaction with ``buffers=True`` nothing else is even read.
+    """
+    rows = size_bytes = 0
+    first_time_us = NO_EXPIRY
+    last_seq = after_seq
+    for _, last_seq, count, value in _values(env, txn, group_id, after_seq):  # noqa: B007
+        if rows == 0:
+            first_time_us = _first_time_us(value)
+        rows += count
+        size_bytes += len(value)
+    return Tail(rows, size_bytes, first_time_us, last_seq)
+
+
+def _first_time_us(value: bytes) -> int:
+    key_end = _HEAD.size + _KEY_LENGTH.size + _KEY_LENGTH.unpack_from(value, _HEAD.size)[0]
+    return read_header(memoryview(value)[key_end:]).write_time_us

@@ -44,7 +44,9 @@ class FileEntry:
     ----------
     kind : str
         ``"flush"`` from the journal; ``"staged"`` by a bulk ingest, its ``write_seq`` column
-        holding ordinals; ``"cell"`` by compaction, disjoint from its group's other cells.
+        holding ordinals; ``"cell"`` by compaction, disjoint from its group's other cells;
+        ``"merged"`` by compaction too, from small files whose rows belong into cells that it
+        would cost too much to write again for so few.
     rows, visible_rows : int
         Rows in the file, and how many of them, from the first, are committed.
     slices : tuple of (int, int, int)
@@ -122,10 +124,13 @@ class GroupState:
         Journal rows at or below it are in files.
     windows : tuple of int
         Upper bounds (exclusive, event time in microseconds) of the closed windows, ascending.
+    flushed_at_us : int
+        When the journal was last moved into a file; 0 if it never was.
     """
 
     drained_seq: int = 0
     windows: tuple[int, ...] = field(default=())
+    flushed_at_us: int = 0
 
 
 def file_path(group_id: int, file_id: int) -> str:
@@ -147,7 +152,8 @@ def state(env: Environment, txn: Transaction, group_id: int) -> GroupState:
     if row is None:
         return GroupState()
     fields = json.loads(bytes(row))
-    return GroupState(fields["drained_seq"], tuple(fields["windows"]))
+    windows = tuple(fields["windows"])
+    return GroupState(fields["drained_seq"], windows, fields.get("flushed_at_us", 0))
 
 
 def put_state(env: Environment, txn: Transaction, group_id: int, new: GroupState) -> None:

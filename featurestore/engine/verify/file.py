@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from featurestore.schema import FeatureGroup
     from featurestore.storage.manifest import FileEntry, GroupState
 
-_KINDS = ("flush", "staged", "cell")
+_KINDS = ("flush", "staged", "cell", "merged")
 
 
 def check_file(
