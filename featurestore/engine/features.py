@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ from featurestore.feature_view import FeatureView, claim_column, expand, result_
 from featurestore.record import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
@@ -44,21 +45,36 @@ _COMPILED_MAX = 1000
 
 
 class _Role:
-    """A lookup compiled: what it reads and what it adds to the answer."""
+    """Lookups that read the same records, compiled: what is read, and what it adds.
 
-    def __init__(
-        self, lookup: FeatureLookup, plan: Plan, columns: Mapping[str, str], *, says_status: bool
-    ) -> None:
-        group = plan.group
-        outside = (*group.record_identifier, group.event_time)
+    ``["weather:temp", "weather:wind"]`` are two lookups and one role.
+    """
+
+    def __init__(self, lookup: FeatureLookup, plan: Plan) -> None:
         self.plan = plan
-        self.columns = columns  # column -> feature
-        self.keys = lookup.keys(group)  # key -> column of the entities
+        self.keys = lookup.keys(plan.group)  # key -> column of the entities
         self.max_age_us = AGE_MAX_US if lookup.max_age_us is None else lookup.max_age_us
-        self.status_columns = lookup.status_columns if says_status else ()
-        # Identifier and event time are known without reading the slots.
-        self.values = tuple(dict.fromkeys(n for n in columns.values() if n not in outside))
-        self.only_values = tuple(columns.values()) == self.values
+        self.columns: dict[str, str] = {}  # column of the result -> feature
+        self.status_columns: list[tuple[str, str, str]] = []
+
+    @cached_property
+    def values(self) -> tuple[str, ...]:
+        """The value features; identifier and event time are known without reading the slots."""
+        group = self.plan.group
+        outside = {*group.record_identifier, group.event_time}
+        return tuple(dict.fromkeys(n for n in self.columns.values() if n not in outside))
+
+    @cached_property
+    def needs_status(self) -> bool:
+        """Whether the answer holds more than value features."""
+        return bool(self.status_columns) or not set(self.values).issuperset(self.columns.values())
+
+
+class _Compiled(NamedTuple):
+    """What is to be read, and the columns of the result in their order."""
+
+    roles: list[_Role]
+    columns: list[str]
 
 
 def lookup_features(
@@ -79,21 +95,28 @@ def lookup_features(
     """
     if isinstance(entities, Mapping) and not any(map(_is_column, entities.values())):
         with database.read() as txn:
-            roles = _compiled(database, txn, references, (), with_status=with_status)
-            return _one(database, txn, roles, entities, clock_us)
+            compiled = _compiled(database, txn, references, (), with_status=with_status)
+            return _one(database, txn, compiled, entities, clock_us)
     frame = frames.accept(entities, "entities")
     taken = tuple(frames.column_names(frame))
-    result: dict[str, pa.ChunkedArray] = {}
+    found: dict[str, pa.Array] = {}
+    encoded: dict[Any, tuple[list[pa.Array], lookup.KeyBytes]] = {}
     with database.read() as txn:
-        for role in _compiled(database, txn, references, taken, with_status=with_status):
-            keys = _key_columns(role, frame, taken)
-            encoded = lookup.encode(keys, role.plan.key_dtypes)
-            found = lookup.look_up(
-                database, txn, role.plan, encoded, role.values, clock_us, role.max_age_us
-            )
-            for column, array in _columns(role, keys, found):
-                result[column] = pa.chunked_array([array])
-    return frames.append(frame, result)
+        compiled = _compiled(database, txn, references, taken, with_status=with_status)
+        for role in compiled.roles:
+            asked = (*role.keys.values(), *role.plan.key_dtypes)
+            if asked not in encoded:
+                columns = _key_columns(role, frame, taken)
+                encoded[asked] = columns, lookup.encode(columns, role.plan.key_dtypes)
+            columns, keys = encoded[asked]
+            records = lookup.look_up(
+                database, txn, role.plan, keys, role.values, clock_us, role.max_age_us,
+                with_status=role.needs_status,
+            )  # fmt: skip
+            found |= _columns(role, columns, records)
+    return frames.append(
+        frame, {column: pa.chunked_array([found[column]]) for column in compiled.columns}
+    )
 
 
 def _is_column(value: Any) -> bool:
@@ -107,23 +130,23 @@ def _compiled(
     taken: tuple[str, ...],
     *,
     with_status: bool,
-) -> list[_Role]:
+) -> _Compiled:
     """Return what is to be read; worked out once for each version of the catalog."""
     known = database.catalog_at(txn)
 
     def view(name: str) -> FeatureView:
         return FeatureView.from_json(known.view(name))
 
-    compiled = database.compiled_at(txn)
+    kept = database.compiled_at(txn)
     named = references if isinstance(references, str) and ":" not in references else None
     asked = (named or expand(references, view), taken, with_status)
-    roles: list[_Role] | None = compiled.get(asked)
-    if roles is None:
-        if len(compiled) >= _COMPILED_MAX:
-            compiled.clear()
+    found: _Compiled | None = kept.get(asked)
+    if found is None:
+        if len(kept) >= _COMPILED_MAX:
+            kept.clear()
         lookups = expand(references, view)
-        roles = compiled[asked] = _compile(database, txn, lookups, taken, with_status=with_status)
-    return roles
+        found = kept[asked] = _compile(database, txn, lookups, taken, with_status=with_status)
+    return found
 
 
 def _compile(
@@ -133,27 +156,27 @@ def _compile(
     taken: Sequence[str],
     *,
     with_status: bool,
-) -> list[_Role]:
-    """Return each lookup as a role, no two columns of one name."""
+) -> _Compiled:
+    """Return lookups as roles, no two columns of one name."""
     known = database.catalog_at(txn)
     groups = {asked.group: known.group(asked.group) for asked in lookups}
     added = result_columns(lookups, groups, taken=taken)
     owners = dict.fromkeys([*taken, *(c for columns in added for c in columns)], "the result")
-    reported: list[Any] = []
-    roles = []
+    roles: dict[Any, _Role] = {}
+    order: list[str] = []
     for asked, columns in zip(lookups, added, strict=True):
         plan = database.plan_at(txn, asked.group)
         require_online(plan.group)
-        # Lookups that read the same record say so once.
-        reading = (asked.status_columns, asked.keys(plan.group), asked.max_age)
-        says_status = with_status and reading not in reported
-        if says_status:
-            reported.append(reading)
+        reading = (asked.group, tuple(asked.keys(plan.group).items()), asked.max_age)
+        role = roles.setdefault(reading, _Role(asked, plan))
+        role.columns |= {column: feature.name for column, feature in columns.items()}
+        order += columns
+        if with_status and asked.status_columns not in role.status_columns:
+            role.status_columns.append(asked.status_columns)
             for name in asked.status_columns:
                 claim_column(owners, name, asked)
-        names = {column: feature.name for column, feature in columns.items()}
-        roles.append(_Role(asked, plan, names, says_status=says_status))
-    return roles
+            order += asked.status_columns
+    return _Compiled(list(roles.values()), order)
 
 
 # ── many entities ────────────────────────────────────────────────────────────────────────────
@@ -175,24 +198,19 @@ def _require_column(role: _Role, column: str, given: Iterable[str]) -> None:
         )
 
 
-def _columns(
-    role: _Role, keys: Sequence[pa.Array], found: Columns
-) -> Iterator[tuple[str, pa.Array]]:
-    """Yield the columns a lookup adds: features that are null unless PRESENT, then the status."""
-    if role.only_values:
-        yield from zip(role.columns, found.values, strict=True)
-    else:
-        group = role.plan.group
+def _columns(role: _Role, keys: Sequence[pa.Array], found: Columns) -> dict[str, pa.Array]:
+    """Return the columns a role adds: features, null unless PRESENT, and the statuses."""
+    group = role.plan.group
+    values = dict(zip(role.values, found.values, strict=True))
+    if not values.keys() >= set(role.columns.values()):
         outside = dict(zip(group.record_identifier, keys, strict=True))
         outside[group.event_time] = found.event_time
         present = pc.equal(found.status, str(Status.PRESENT))
-        values = {name: pc.if_else(present, array, None) for name, array in outside.items()}
-        values |= zip(role.values, found.values, strict=True)
-        for column, name in role.columns.items():
-            yield column, values[name]
-    if role.status_columns:
-        system = (found.status, found.event_time, found.age)
-        yield from zip(role.status_columns, system, strict=True)
+        values |= {name: pc.if_else(present, array, None) for name, array in outside.items()}
+    columns = {column: values[name] for column, name in role.columns.items()}
+    for names in role.status_columns:
+        columns |= zip(names, (found.status, found.event_time, found.age), strict=True)
+    return columns
 
 
 # ── one entity ───────────────────────────────────────────────────────────────────────────────
@@ -201,13 +219,13 @@ def _columns(
 def _one(
     database: Database,
     txn: Transaction,
-    roles: Sequence[_Role],
+    compiled: _Compiled,
     entity: Mapping[str, Any],
     clock_us: int,
 ) -> dict[str, Any]:
     """Return the features of one entity, without Arrow on the way."""
-    result: dict[str, Any] = {}
-    for role in roles:
+    result = dict.fromkeys(compiled.columns)
+    for role in compiled.roles:
         key = {}
         for name, column in role.keys.items():
             _require_column(role, column, entity)
@@ -221,8 +239,10 @@ def _one(
             result[column] = record.get(name)
         if role.status_columns:
             header = found.header
-            us = None if header is None else header.event_time_us
-            at = None if us is None else to_datetime(us)
-            age = None if us is None else timedelta(microseconds=clock_us - us)
-            result |= zip(role.status_columns, (str(found.status), at, age), strict=True)
+            at = age = None
+            if header is not None:
+                at = to_datetime(header.event_time_us)
+                age = timedelta(microseconds=clock_us - header.event_time_us)
+            for columns in role.status_columns:
+                result |= zip(columns, (str(found.status), at, age), strict=True)
     return result

@@ -137,9 +137,9 @@ def append(frame: Any, columns: Mapping[str, pa.ChunkedArray]) -> Any:
     if _is_polars(frame):
         polars = sys.modules["polars"]
         return frame.hstack([polars.Series(name, values) for name, values in columns.items()])
-    for name, values in columns.items():
-        frame = frame.append_column(name, values)
-    return frame
+    added = [pa.field(name, values.type) for name, values in columns.items()]
+    schema = pa.schema([*frame.schema, *added], frame.schema.metadata)
+    return pa.Table.from_arrays([*frame.columns, *columns.values()], schema=schema)
 
 
 def _is_pandas(given: Any) -> bool:

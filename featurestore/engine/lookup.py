@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurestore.dtypes import DType
+    from featurestore.encoding.keys import KeyHash
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
     from featurestore.schema import Feature, FeatureGroup
@@ -66,17 +67,36 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────
 
 
-class KeyBytes(NamedTuple):
+class KeyBytes:
     """Encoded keys end to end: key ``i`` is ``data[offsets[i]:offsets[i + 1]]``; empty is null."""
 
-    data: Bytes
-    offsets: Int64s
-    longest: int  # bytes
+    __slots__ = ("_hashed", "data", "longest", "offsets")
+
+    def __init__(self, data: Bytes, offsets: Int64s, longest: int) -> None:
+        self.data = data
+        self.offsets = offsets
+        self.longest = longest  # bytes
+        self._hashed: tuple[Int64s, Int64s] | None = None
+
+    def hashed(self, key_hash: KeyHash) -> tuple[Int64s, Int64s]:
+        """Return the hash of each key, and the order of the hashes; several lookups share them."""
+        if self._hashed is None:
+            hashes = np.empty(len(self.offsets) - 1, np.int64)
+            seeded = _seeded(key_hash.seed)
+            hashing.blake2b_many(seeded, self.data, self.offsets, key_hash.mask, hashes)
+            self._hashed = hashes, np.argsort(hashes)
+        return self._hashed
 
     def to_list(self) -> list[bytes]:
         """Return the keys one by one."""
         data, ends = self.data.tobytes(), self.offsets.tolist()
         return [data[start:end] for start, end in pairwise(ends)]
+
+
+@cache
+def _seeded(seed: bytes) -> NDArray[np.uint64]:
+    seeded: NDArray[np.uint64] = hashing.blake2b_seeded(np.frombuffer(seed, np.uint8))
+    return seeded
 
 
 _NUMBER_TAGS = {"int": TAG_INT, "timestamp": TAG_TIMESTAMP, "date": TAG_DATE}
@@ -300,6 +320,8 @@ def look_up(
     names: tuple[str, ...],
     clock_us: int,
     max_age_us: int = AGE_MAX_US,
+    *,
+    with_status: bool = True,
 ) -> Columns:
     """Return the latest records of keys as columns.
 
@@ -313,20 +335,18 @@ def look_up(
         Decides expiry, and the age.
     max_age_us : int
         Records older than this read as EXPIRED.
+    with_status : bool
+        Whether status, event time and age are wanted; without, they may be left out.
     """
     native = database.env.native_at(txn)
     if native is not None:
-        found = _compiled(database, native, txn, plan, keys, names, clock_us, max_age_us)
+        found = _compiled(
+            database, native, txn, plan, keys, names, clock_us, max_age_us, with_status=with_status
+        )
         if found is not None:
             return found
     records = fetch(database, txn, plan, keys.to_list())
     return columns_of(plan, records, names, clock_us, max_age_us)
-
-
-@cache
-def _seeded(seed: bytes) -> NDArray[np.uint64]:
-    seeded: NDArray[np.uint64] = hashing.blake2b_seeded(np.frombuffer(seed, np.uint8))
-    return seeded
 
 
 def _compiled(
@@ -338,15 +358,14 @@ def _compiled(
     names: tuple[str, ...],
     clock_us: int,
     max_age_us: int,
+    *,
+    with_status: bool,
 ) -> Columns | None:
     """Look up by the kernels; None when that cannot be done, or something is wrong."""
     count = len(keys.offsets) - 1
-    hashes = np.empty(count, np.int64)
     if keys.longest > KEY_INLINE_BYTES_MAX:
         return None
-    key_hash = database.key_hash
-    hashing.blake2b_many(_seeded(key_hash.seed), keys.data, keys.offsets, key_hash.mask, hashes)
-    order = np.argsort(hashes)
+    hashes, order = keys.hashed(database.key_hash)
     addresses = np.empty(count, np.int64)
     statuses = np.empty(count, np.int8)
     event_us = np.empty(count, np.int64)
@@ -362,6 +381,8 @@ def _compiled(
     values = _values(plan.selection(names), addresses, statuses)
     if values is None:
         return None
+    if not with_status:
+        return Columns(values, None, None, None)
     offsets = np.zeros(count + 1, np.int32)
     text = np.empty(7 * count, np.uint8)
     missing = lookup.status_names(statuses, offsets, text)

@@ -164,6 +164,8 @@ class Columns(NamedTuple):
         PRESENT, EXPIRED, DELETED or MISSING.
     event_time, age : pyarrow.Array
         Timestamps and durations in microseconds; null where MISSING.
+
+    The last three are None where they were not asked for.
     """
 
     values: list[pa.Array]
