@@ -35,8 +35,8 @@ from tests.join_world import (
     world,
 )
 
-JOINS = 10
-LABELS = 50
+JOINS = 16
+LABELS = 32
 
 
 @dataclass(frozen=True)

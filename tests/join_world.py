@@ -178,6 +178,7 @@ class Question:
     lookups: tuple[Lookup, ...]
     labels: tuple[Label, ...]
     by_write_time: bool
+    with_status: bool = True
     as_of_step: int | None = None
     as_of_us: int | None = None
 
@@ -335,11 +336,14 @@ def draw_story(chance: random.Random, era: str) -> list[Step]:
 
 
 def _draw_stretch(chance: random.Random, era: str) -> list[Step]:
-    """Draw a table or two, and some single writes."""
+    """Draw a table or two, and some single writes, of all times or of a few minutes."""
     found: list[Step] = []
+    # Records lie in the first three quarters, so that labels may come after all of them.
+    low = chance.randint(0, 25)
+    minutes = chance.choice([(0, 30), (low, low + 5)])
     for name in chance.sample(WRITTEN, 2):
         rows = chance.randint(1, 40)
-        drawn = [_draw_put(chance, era, name, plain=True) for _ in range(rows)]
+        drawn = [_draw_put(chance, era, name, minutes, plain=True) for _ in range(rows)]
         ties = [_draw_tie(chance, chance.choice(drawn)) for _ in range(rows // 8)]
         puts = (*drawn, *ties)
         arrived = None
@@ -348,7 +352,7 @@ def _draw_stretch(chance: random.Random, era: str) -> list[Step]:
         found.append(Load(puts, chance.random() < 0.4, arrived))
     for _ in range(chance.randint(5, 15)):
         name = chance.choice(WRITTEN)
-        put = _draw_put(chance, era, name)
+        put = _draw_put(chance, era, name, minutes)
         if chance.random() < 0.3:
             hard = chance.random() < 0.2
             found.append(Delete(put.group, put.key, put.event_time_us, hard=hard))
@@ -359,10 +363,11 @@ def _draw_stretch(chance: random.Random, era: str) -> list[Step]:
     return found
 
 
-def _draw_put(chance: random.Random, era: str, name: str, *, plain: bool = False) -> Put:
-    start_us = ERAS[era]
-    # Records lie in the first three quarters, so that labels may come after all of them.
-    event_time_us = start_us + chance.randint(0, 30) * MINUTE + chance.choice([0] * 8 + [1, 59])
+def _draw_put(
+    chance: random.Random, era: str, name: str, minutes: tuple[int, int], *, plain: bool = False
+) -> Put:
+    at_us = chance.randint(*minutes) * MINUTE + chance.choice([0] * 8 + [1, 59])
+    event_time_us = ERAS[era] + at_us
     group = new_groups()[name]
     values = {n: chance.choice(_values(group.features[n])) for n in group.payload}
     put = Put(name, chance.choice(KEYS[name]), event_time_us, values)
@@ -395,10 +400,17 @@ def draw_question(chance: random.Random, now: World, labels: int) -> Question:
         for _ in range(chance.choice([1, 1, 2, 4]))
     )
     by_write_time = chance.random() < 0.3
-    drawn = [_draw_label(chance, now, lookups, by_write_time) for _ in range(labels)]
+    within = _draw_window(chance, now)
+    few = [_draw_keys(chance, lookups) for _ in range(3)]
+    any_keys = chance.random() < 0.7
+    drawn = [
+        _draw_label(chance, now, lookups, keys, by_write_time, within)
+        for _ in range(labels)
+        for keys in [_draw_keys(chance, lookups) if any_keys else chance.choice(few)]
+    ]
     drawn += chance.choices(drawn, k=labels // 10) if drawn else []
     chance.shuffle(drawn)
-    question = Question(lookups, tuple(drawn), by_write_time)
+    question = Question(lookups, tuple(drawn), by_write_time, with_status=chance.random() < 0.5)
     way = chance.random()
     if way < 0.15:
         return replace(question, as_of_step=chance.randrange(len(now.seq_after)))
@@ -408,10 +420,26 @@ def draw_question(chance: random.Random, now: World, labels: int) -> Question:
     return question
 
 
+def _draw_window(chance: random.Random, now: World) -> tuple[int, int]:
+    """Draw what the labels' times are kept within: all of time, some minutes, or one moment.
+
+    Files are skipped by the earliest and the latest of the labels.
+    """
+    if chance.random() < 0.4:
+        return MIN_US, MAX_US
+    low_us = ERAS[now.era] + chance.choice([0, *(chance.randint(0, 35) for _ in range(4))]) * MINUTE
+    return low_us, low_us + chance.choice([0, 0, 5]) * MINUTE
+
+
 def _draw_label(
-    chance: random.Random, now: World, lookups: Sequence[Lookup], by_write_time: bool
+    chance: random.Random,
+    now: World,
+    lookups: Sequence[Lookup],
+    keys: tuple[Key | None, ...],
+    by_write_time: bool,
+    within: tuple[int, int],
 ) -> Label:
-    keys = tuple(_draw_key(chance, lookup.group) for lookup in lookups)
+    """Draw a label whose time is one where the answer of one of the lookups changes."""
     start_us = ERAS[now.era]
     time_us = chance.choice([start_us + chance.randint(-5, 45) * MINUTE, MIN_US, MAX_US])
     one = chance.randrange(len(lookups))
@@ -419,7 +447,7 @@ def _draw_label(
     group = now.model.groups[lookup.group]
     versions = group.offline(key) if key is not None else []
     if versions and chance.random() < 0.9:
-        # As likely one of the last that came, which are few: they lie in the journal.
+        # As likely the last that came as any other: the few last lie in the journal.
         version = chance.choice([versions[-1], chance.choice(versions)])
         edges = [version.event_time_us, version.event_time_us + lookup.delay_us] * 2
         if version.expires_at_us is not None:
@@ -429,7 +457,14 @@ def _draw_label(
         if by_write_time:
             edges += [version.write_time_us] * 3
         time_us = chance.choice(edges) + chance.choice([-1, 0, 0, 1])
+    low_us, high_us = within
+    if not low_us <= time_us <= high_us:
+        time_us = chance.choice([low_us, high_us])
     return Label(min(max(time_us, MIN_US), MAX_US), keys)
+
+
+def _draw_keys(chance: random.Random, lookups: Sequence[Lookup]) -> tuple[Key | None, ...]:
+    return tuple(_draw_key(chance, lookup.group) for lookup in lookups)
 
 
 def _draw_key(chance: random.Random, name: str) -> Key | None:
@@ -459,7 +494,7 @@ def ask(now: World, question: Question) -> Counter[str]:
         label_time="label",
         as_of=as_of,
         known="write_time" if question.by_write_time else "event_time",
-        with_status=True,
+        with_status=question.with_status,
     )
     assert answer["row"].to_pylist() == list(range(len(question.labels)))
     rows = agreement.rows_of(answer)
@@ -471,6 +506,8 @@ def ask(now: World, question: Question) -> Counter[str]:
             status, version = case.resolved()
             group = now.model.groups[lookup.group]
             expected = agreement.joined(group, status, version, label.time_us, f"l{number}_")
+            if not question.with_status:
+                expected = {f"l{number}_{n}": expected[f"l{number}_{n}"] for n in group.payload}
             found = {name: rows[row][name] for name in expected}
             if found != expected:
                 raise DifferenceError(
@@ -483,6 +520,7 @@ def ask(now: World, question: Question) -> Counter[str]:
             counts["label of several lookups"] += len(question.lookups) > 1
             counts["case"] += 1
     counts["join"] += 1
+    counts["join without status"] += not question.with_status
     counts["join without labels"] += not question.labels
     counts["join at an earlier seq"] += question.as_of_step is not None
     counts["join at an earlier time"] += question.as_of_us is not None
@@ -642,7 +680,8 @@ KINDS = frozenset(
         *(f"record of {when}" for when in ("year 1", "year 9999", "other years")),
         *(f"row in {place}" for place in ("a cell", "a staged file", "a flushed file")),
         "row in the journal", "case", "join", "duplicate label", "label of several lookups",
-        "join without labels", "join at an earlier seq", "join at an earlier time",
+        "join without labels", "join without status",
+        "join at an earlier seq", "join at an earlier time",
         "null key", "key of no record", "group without records", "label before the first event",
         "delay decides", "write time decides", "as of decides",
         "known exactly at the label", "arrived exactly at the label",
