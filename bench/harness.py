@@ -496,7 +496,7 @@ def formats() -> str:
     hasher = hashlib.blake2b(digest_size=4)
     engine = ROOT / "featurestore"
     paths = [path for pattern in FORMAT_SOURCES for path in engine.glob(pattern)]
-    data = [ROOT / "bench" / name for name in ("datasets.py", "histories.py")]
+    data = [ROOT / "bench" / name for name in ("datasets.py", "histories.py", "joins.py")]
     for path in sorted([*paths, *data]):
         hasher.update(path.read_bytes())
     return hasher.hexdigest()
