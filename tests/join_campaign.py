@@ -22,18 +22,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from tests.join_world import (
-    ERAS,
-    KINDS,
-    DifferenceError,
-    Load,
-    Question,
-    Step,
-    ask,
-    draw_question,
-    draw_story,
-    world,
-)
+from tests.join_questions import KINDS, DifferenceError, Question, ask, draw_question
+from tests.join_world import ERAS, Load, Step, draw_story, world
 
 JOINS = 16
 LABELS = 32

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests import join_campaign, join_world, model
-from tests.join_world import KINDS, DifferenceError, Label, Load, Lookup, Question
+from tests import join_campaign, join_questions, join_world, model
+from tests.join_questions import KINDS, DifferenceError, Label, Lookup, Question
+from tests.join_world import Load
 from tests.model import MINUTE, Put, Version
 from tests.small_world import START
 
@@ -110,13 +111,13 @@ FAULTS += [tombstone, fallback]
 def test_a_law_that_is_wrong_in_one_clause_is_noticed(
     fault: Law, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_world, "resolve", fault)
+    monkeypatch.setattr(join_questions, "resolve", fault)
     with pytest.raises(DifferenceError):
         join_campaign.run(10 * CASES, SEED, cut=False)
 
 
 def test_a_difference_is_cut_down_to_what_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join_world, "resolve", boundary)
+    monkeypatch.setattr(join_questions, "resolve", boundary)
     put = Put("one", (7,), START + MINUTE, {"x": 1.0})
     others = [replace(put, event_time_us=START + n * MINUTE) for n in range(5, 15)]
     label = Label(START + MINUTE, ((7,),))
