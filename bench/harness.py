@@ -38,10 +38,12 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
@@ -51,8 +53,8 @@ ROOT = Path(__file__).parents[1]
 SIZES = ("tiny", "small", "full")
 #: Distributions whose versions a result carries, if its process has loaded them.
 VERSIONED = (
-    "deltalake", "duckdb", "feast", "hiredis", "llvmlite", "lmdb", "numba", "numpy", "pandas",
-    "pyarrow", "redis",
+    "chdb", "deltalake", "duckdb", "feast", "hiredis", "llvmlite", "lmdb", "numba", "numpy",
+    "pandas", "polars", "pyarrow", "redis",
 )  # fmt: skip
 #: What the engine's files look like is decided here: stores are made anew when it changes.
 FORMAT_SOURCES = ("encoding/*.py", "storage/*.py", "schema.py", "dtypes.py")
@@ -191,8 +193,9 @@ def ratio(
         below = sum(figures[side][of] for side in bottom)
         return sum(figures[side][of] for side in top) / below if below else math.nan
 
-    words = {"cpu_us": "CPU", "wall_us": "wall", "p50_us": "p50", "p99_us": "p99"}.get(of, of)
-    name = f"{' + '.join(top)} / {_bracketed(bottom)}, {words}"
+    words = {"cpu_us": "CPU", "wall_us": "wall", "p50_us": "p50", "p99_us": "p99"}
+    words |= {"cpu_s": "CPU in all", "peak_anonymous_bytes": "peak of own memory"}
+    name = f"{' + '.join(top)} / {_bracketed(bottom)}, {words.get(of, of)}"
     return Goal(name, (*top, *bottom), measure, at_most, at_least)
 
 
@@ -310,16 +313,20 @@ class Run:
         self.found[name] += time.perf_counter() - start
 
     @contextmanager
-    def measuring(self, units: int = 0) -> Iterator[None]:
+    def measuring(self, units: int = 0, *, watched: bool = False) -> Iterator[None]:
         """Measure CPU time, wall time and peak memory of a stretch of so many units.
 
-        Units that are only known afterwards are told by :meth:`note`.
+        Units that are only known afterwards are told by :meth:`note`.  If watched, the peak of
+        anonymous memory is looked for as well, by a thread that wakes a hundred times a second.
         """
         reset_peak_memory()
+        watch = Watch() if watched else None
         before, wall = _cpu(), time.perf_counter()
         yield
         wall = time.perf_counter() - wall
         user, system, total = (now - then for now, then in zip(_cpu(), before, strict=True))
+        if watch is not None:
+            self.found["peak_anonymous_bytes"] = watch.end()
         self.found |= {
             "units": units,
             "wall_s": wall,
@@ -420,6 +427,35 @@ def memory() -> dict[str, int]:
     }
 
 
+class Watch:
+    """Watches the anonymous memory of this process, whose peak no system keeps."""
+
+    def __init__(self) -> None:
+        self._peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        self._look()
+        while not self._over.wait(0.01):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            _, resident, shared, *_ = Path("/proc/self/statm").read_bytes().split()
+        except OSError:
+            return
+        self._peak = max(self._peak, (int(resident) - int(shared)) * resource.getpagesize())
+
+    def end(self) -> int:
+        """Return the most that was seen; 0 where the system does not tell."""
+        self._over.set()
+        self._thread.join()
+        self._look()
+        return self._peak
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries this process has loaded."""
     found = {"python": platform.python_version()}
@@ -460,7 +496,8 @@ def formats() -> str:
     hasher = hashlib.blake2b(digest_size=4)
     engine = ROOT / "featurestore"
     paths = [path for pattern in FORMAT_SOURCES for path in engine.glob(pattern)]
-    for path in sorted([*paths, ROOT / "bench" / "datasets.py"]):
+    data = [ROOT / "bench" / name for name in ("datasets.py", "histories.py", "joins.py")]
+    for path in sorted([*paths, *data]):
         hasher.update(path.read_bytes())
     return hasher.hexdigest()
 
@@ -469,7 +506,8 @@ def step_folder(step: Step, options: Options, size: Any) -> Path:
     """Return where a step's data are: another place when anything that shapes them changes."""
     shape = hashlib.blake2b((options.formats + repr(size)).encode(), digest_size=4)
     for part in _with_before(step):
-        shape.update(inspect.getsource(part.make).encode())
+        make = part.make.func if isinstance(part.make, partial) else part.make
+        shape.update(inspect.getsource(make).encode())
     return options.scratch / f"{step.name}-{options.size}-{options.seed}-{shape.hexdigest()}"
 
 

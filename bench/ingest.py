@@ -132,7 +132,7 @@ PUTS = Step("ingest-puts", _make_puts, after=(NEW,))
 
 
 def _make_codec(run: Run, folder: Path) -> None:
-    """Find out how the store compresses, so that the peers do the same."""
+    """Find out how the store compresses each column, so that the peers do the same."""
     import pyarrow.parquet as pq
 
     table = datasets.history(10_000, 100, run.seed)
@@ -140,16 +140,18 @@ def _make_codec(run: Run, folder: Path) -> None:
         store.ingest(GROUP, table)
     [path] = (folder / "store").glob("data/**/*.parquet")
     metadata = pq.read_metadata(path)
-    at = metadata.schema.names.index(HISTORY_FEATURES[0])
-    codec = metadata.row_group(0).column(at).compression.lower()
-    (folder / "codec.json").write_text(json.dumps(codec), encoding="utf-8")
+    columns = [metadata.row_group(0).column(at) for at in range(metadata.num_columns)]
+    codecs = {column.path_in_schema: column.compression.lower() for column in columns}
+    asked = {name: codecs[name] for name in table.column_names}
+    (folder / "codec.json").write_text(json.dumps(asked), encoding="utf-8")
 
 
 CODEC = Step("ingest-codec", _make_codec)
 
 
-def _codec(run: Run) -> str:
-    return str(json.loads((run.path(CODEC) / "codec.json").read_text(encoding="utf-8")))
+def _codecs(run: Run) -> dict[str, str]:
+    """Return the codec of each column; ``uncompressed`` is one."""
+    return dict(json.loads((run.path(CODEC) / "codec.json").read_text(encoding="utf-8")))
 
 
 def _open(folder: Path, table: pa.Table, *, online: bool = True) -> Any:
@@ -252,10 +254,10 @@ def _pyarrow_sorted(run: Run, *, step: Step, default: bool = False) -> None:
 
 def _as_the_store(run: Run) -> dict[str, Any]:
     """Return options by which pyarrow writes what the store writes: no vain dictionaries."""
-    codec = _codec(run)
+    codecs = _codecs(run)
     return {
-        "compression": codec,
-        "compression_level": LEVEL if codec == "zstd" else None,
+        "compression": {n: "none" if c == "uncompressed" else c for n, c in codecs.items()},
+        "compression_level": {name: LEVEL for name, c in codecs.items() if c == "zstd"} or None,
         "use_dictionary": [ENTITY],
         "row_group_size": 122_880,
     }
@@ -287,7 +289,7 @@ def _duckdb_copy(run: Run) -> None:
     import duckdb
 
     table = datasets.read(run.path(APPEND) / "rows.arrow")
-    codec = _codec(run)
+    codec = _codecs(run)[HISTORY_FEATURES[0]]  # it has one for all; nearly all is features
     level = f", COMPRESSION_LEVEL {LEVEL}" if codec == "zstd" else ""
     options = f"FORMAT parquet, COMPRESSION {codec}{level}, ROW_GROUP_SIZE 122880"
     with run.fresh() as folder, duckdb.connect() as connection:

@@ -15,6 +15,7 @@ COLUMNS = {
     "p99_us": "p99 µs",
     "peak_bytes": "peak MiB",
     "anonymous_bytes": "own MiB",
+    "peak_anonymous_bytes": "peak own MiB",
 }
 Rows = Sequence[Sequence[str]]
 

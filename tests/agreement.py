@@ -289,6 +289,20 @@ def labels_of(group: Group, keys: Sequence[Key], times: Sequence[int]) -> pa.Tab
     )
 
 
+def joined(
+    group: Group, status: str, version: Version | None, label_us: int, prefix: str
+) -> dict[str, object]:
+    """Return what a join must put beside a label, as exact values."""
+    values = version.values if status == "PRESENT" and version is not None else {}
+    expected: dict[str, object] = {name: values.get(name) for name in group.payload}
+    expected |= {
+        "_status": status,
+        "_event_time": None if version is None else version.event_time_us,
+        "_age": None if version is None else label_us - version.event_time_us,
+    }
+    return {f"{prefix}{name}": exactly(value) for name, value in expected.items()}
+
+
 def joins(
     store: fs.FeatureStore,
     model: Model,
@@ -336,16 +350,8 @@ def joins(
             seq_max=math.inf if seq_max is None else seq_max,
             by_write_time=by_write_time,
         )
-        known = status == "PRESENT" and version is not None
-        expected = {
-            f"f_{n}": version.values.get(n) if known and version else None for n in group.payload
-        }
-        expected |= {
-            "f__status": status,
-            "f__event_time": None if version is None else version.event_time_us,
-            "f__age": None if version is None else label_us - version.event_time_us,
-        }
-        assert {n: found[n] for n in expected} == {n: exactly(v) for n, v in expected.items()}, (
+        expected = joined(group, status, version, label_us, "f_")
+        assert {n: found[n] for n in expected} == expected, (
             f"{name} of {key!r} at {label_us} (delay {delay_us}, max_age {max_age_us}, "
             f"as_of {as_of}, by_write_time {by_write_time}); the model: {status}, {version}"
         )

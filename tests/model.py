@@ -201,8 +201,8 @@ class Model:
 
     @property
     def last_commit_us(self) -> int:
-        """Write time of the newest commit."""
-        return self.commits[-1][0] if self.commits else 0
+        """Write time of the newest commit; the beginning of time before the first."""
+        return self.commits[-1][0] if self.commits else micros(datetime.min.replace(tzinfo=UTC))
 
     # ── writing
 
@@ -231,8 +231,12 @@ class Model:
             self.requests[request_id] = _Remembered(tuple(writes), outcomes, write_time_us)
         return outcomes, False
 
-    def load(self, puts: Sequence[Put], clock_us: int) -> tuple[int, int]:
+    def load(
+        self, puts: Sequence[Put], clock_us: int, *, write_times_us: Sequence[int] | None = None
+    ) -> tuple[int, int]:
         """Accept every row of a table; return how many were late, and how many born expired.
+
+        An import brings write times of its own; what it is committed at stays the clock's.
 
         A table is one statement about its keys: a row is late when it is older than what was online
         before the table came, and rows that repeat the current record are history too.
@@ -240,9 +244,10 @@ class Model:
         before = {put.key: self.latest(put.group, put.key) for put in puts}
         write_time_us = max(clock_us, self.last_commit_us)
         late = expired = 0
-        for put in puts:
+        for row, put in enumerate(puts):
             group = self.groups[put.group]
-            version = self._version_of(group, put, write_time_us)
+            arrived_us = write_time_us if write_times_us is None else write_times_us[row]
+            version = self._version_of(group, put, arrived_us)
             self.seq = version.seq
             group.history.setdefault(put.key, []).append(version)
             latest = before[put.key]

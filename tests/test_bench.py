@@ -9,18 +9,22 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import mmap
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from bench import datasets, feast_peer, harness, online_world, peers, report
+from bench import datasets, feast_peer, harness, histories, online_world, peers, report
 from bench.__main__ import main
 from bench.harness import BenchmarkFailed, Case, Goal, Options, Outcome, Run, Side, Step, ratio
+from bench.histories import History
 from featurestore.encoding.values import same_payload
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +41,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
 
 
 def test_the_benchmarks_are_found() -> None:
-    assert {"ingest", "online_get", "online_put"} <= set(harness.names())
+    assert {"ingest", "online_get", "online_put", "point_in_time"} <= set(harness.names())
 
 
 @pytest.mark.parametrize("name", harness.names())
@@ -314,6 +318,81 @@ def test_the_table_is_there_without_rich(
     monkeypatch.setitem(sys.modules, "rich.console", None)
     report.show("fruit", ["name", "n"], [["apple", "1"], ["fig", "20"]], numbers_from=1)
     assert capsys.readouterr().out.splitlines() == ["fruit", "name    n", "apple   1", "fig    20"]
+
+
+def test_the_peak_of_own_memory_is_seen_and_that_of_files_is_not(
+    options: Options, tmp_path: Path
+) -> None:
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("this system does not tell")
+    path = tmp_path / "file"
+    path.write_bytes(bytes(96 << 20))
+    of = Run(options, None)
+    with of.measuring(1, watched=True):
+        low = harness.memory()["anonymous_bytes"]
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            assert sum(mapped[:: mmap.PAGESIZE]) == 0
+    assert of.found["peak_anonymous_bytes"] < low + (48 << 20)
+    with of.measuring(1, watched=True):
+        taken = bytearray(b"x") * (96 << 20)
+        time.sleep(0.05)
+        del taken
+    assert of.found["peak_anonymous_bytes"] > low + (80 << 20)
+
+
+# ── histories, labels and what the answer is ─────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize("text", [False, True])
+def test_the_truth_of_a_join_is_what_a_plain_search_finds(skewed: bool, text: bool) -> None:
+    history = History("h", 300, 20, features=2, skewed=skewed, text=text)
+    table = history.table(7)
+    labels, places = histories.draw_labels([history], 400, 7)
+    rows = list(enumerate(table.to_pylist()))
+    for label, place in zip(labels.to_pylist(), places["h"], strict=True):
+        known = [
+            (row["event_time"], at)
+            for at, row in rows
+            if row["entity"] == label["entity"] and row["event_time"] <= label["event_time"]
+        ]
+        assert place == (max(known)[1] if known else -1)
+        assert sum(time == max(known)[0] for time, _ in known) == 1 if known else True
+    assert 0 < (places["h"] < 0).sum() < 200
+    assert len({row["entity"] for _, row in rows}) == 20 or skewed
+
+
+def test_labels_may_be_of_few_keys_and_all_be_answered() -> None:
+    history = History("h", 300, 100)
+    labels, _ = histories.draw_labels([history], 400, 7, keys=5)
+    assert len(set(labels["entity"].to_pylist())) <= 5
+    _, places = histories.draw_labels([History("h", 300, 100, complete=True)], 400, 7)
+    assert (places["h"] >= 0).all()
+
+
+@pytest.mark.parametrize("change", ["value", "row", "null", "column"])
+def test_an_answer_that_differs_in_one_place_has_another_sum(change: str) -> None:
+    answer = pa.table({"row": [0, 1, 2], "x": [0.0, 1.5, None], "y": [1.0, 1.0, 1.0]})
+    other = {
+        "value": pa.table({"row": [0, 1, 2], "x": [-0.0, 1.5, None], "y": [1.0, 1.0, 1.0]}),
+        "row": pa.table({"row": [1, 0, 2], "x": [0.0, 1.5, None], "y": [1.0, 1.0, 1.0]}),
+        "null": pa.table({"row": [0, 1, 2], "x": [None, 1.5, 0.0], "y": [1.0, 1.0, 1.0]}),
+        "column": pa.table({"row": [0, 1, 2], "y": [0.0, 1.5, None], "x": [1.0, 1.0, 1.0]}),
+    }[change]
+    shuffled = answer.take([2, 0, 1])
+    names = ["x", "y"]
+    assert histories.checksum(shuffled, names) == histories.checksum(answer, names)
+    assert histories.checksum(other, names) != histories.checksum(answer, names)
+
+
+def test_a_join_that_answers_wrongly_is_no_result(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [case] = [c for c in harness.load("point_in_time").CASES if c.name == "few_labels"]
+    right = histories.checksum
+    monkeypatch.setattr(histories, "checksum", lambda *given: right(*given) + 1)
+    with pytest.raises(BenchmarkFailed, match=r"read: "):
+        harness.run_case("point_in_time", case, options, lambda _: None, do=harness.in_place)
 
 
 # ── the rows and the peers' bytes ────────────────────────────────────────────────────────────
