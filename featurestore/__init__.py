@@ -39,6 +39,8 @@ True
 from featurestore.errors import (
     CannotOpen,
     ColumnClash,
+    ConsumerDropped,
+    ConsumerExists,
     CorruptStore,
     FeatureGroupExists,
     FeatureStoreError,
@@ -61,6 +63,7 @@ from featurestore.errors import (
     StoreClosed,
     StoreFull,
     Unavailable,
+    UnknownConsumer,
     UnknownFeature,
     UnknownFeatureGroup,
     UnknownFeatureView,
@@ -74,6 +77,8 @@ from featurestore.store import FeatureStore, Scan, open  # noqa: A004  fs.open i
 __all__ = [
     "CannotOpen",
     "ColumnClash",
+    "ConsumerDropped",
+    "ConsumerExists",
     "CorruptStore",
     "Feature",
     "FeatureGroup",
@@ -106,6 +111,7 @@ __all__ = [
     "StoreClosed",
     "StoreFull",
     "Unavailable",
+    "UnknownConsumer",
     "UnknownFeature",
     "UnknownFeatureGroup",
     "UnknownFeatureView",

@@ -8,7 +8,8 @@
     │   ├── FeatureGroupExists        ├── FeatureViewExists      ├── InvalidName
     │   ├── InvalidRecord             ├── InvalidEventTime       ├── InvalidSchema
     │   ├── SchemaMismatch            ├── ColumnClash            ├── InvalidQuery
-    │   ├── StaleDelete               └── RequestMismatch
+    │   ├── StaleDelete               ├── RequestMismatch        ├── UnknownConsumer
+    │   ├── ConsumerExists            └── ConsumerDropped
     ├── Unavailable               try again
     │   ├── StoreBusy                 └── OutcomeUnknown
     ├── StoreFull                 give it room
@@ -112,6 +113,18 @@ class StaleDelete(InvalidInput):
 
 class RequestMismatch(InvalidInput):
     """A request id was used before with different content."""
+
+
+class UnknownConsumer(InvalidInput):
+    """No consumer of that name."""
+
+
+class ConsumerExists(InvalidInput):
+    """A consumer of that name exists."""
+
+
+class ConsumerDropped(InvalidInput):
+    """The consumer fell further behind than its limit; what it missed is not held any more."""
 
 
 # ── try again ────────────────────────────────────────────────────────────────────────────────

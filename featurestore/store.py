@@ -24,7 +24,7 @@ from featurestore.feature_view import FeatureView, expand
 from featurestore.record import STORE_OFFLINE, STORE_ONLINE
 from featurestore.results import IngestResult, PutResult, RecordResult
 from featurestore.schema import FeatureGroup, define
-from featurestore.storage import commits, requests
+from featurestore.storage import commits, consumers, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -681,13 +681,117 @@ class FeatureStore:
             return commits.last(self._database.env, txn)[0]
 
     def changes(
-        self, since: int = 0, groups: Sequence[str] | None = None
+        self,
+        since: int | None = None,
+        groups: Sequence[str] | None = None,
+        *,
+        consumer: str | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield every accepted record after a seq, in commit order."""
+        """Yield every accepted record after a seq, in commit order, up to the commit of now.
+
+        Read as it is yielded, some hundred thousand records at a time, whatever is flushed and
+        compacted meanwhile.  Records aimed at the online store alone are in no history.
+
+        Parameters
+        ----------
+        since : int, optional
+            A seq; by default 0, or where the consumer is.
+        groups : sequence of str, optional
+            Only these; by default every group with an offline store.
+        consumer : str, optional
+            A consumer made by :meth:`create_consumer`: begin after what it has acknowledged.
+
+        Yields
+        ------
+        dict
+            ``group``, ``seq``, ``write_time``, ``is_deleted``, ``expires_at`` and ``record``.
+
+        Raises
+        ------
+        ConsumerDropped
+            The consumer has fallen further behind than its limit.
+
+        Examples
+        --------
+        >>> import tempfile, featurestore as fs
+        >>> store = fs.open(tempfile.mkdtemp())
+        >>> _ = store.create_feature_group("g", record_identifier="k", event_time="t",
+        ...                                features={"k": "int64", "t": "timestamp"})
+        >>> _ = store.create_consumer("replica")
+        >>> for k in range(3):
+        ...     _ = store.put_record("g", {"k": k, "t": "2013-01-01T05:00Z"})
+        >>> for change in store.changes(consumer="replica"):
+        ...     print(change["seq"], change["record"]["k"])  # copied to where it is needed, then:
+        ...     store.acknowledge("replica", change["seq"])
+        1 0
+        2 1
+        3 2
+        >>> list(store.changes(consumer="replica"))
+        []
+        >>> store.close()
+        """
         from featurestore.engine import changes
 
-        names = None if groups is None else _names(groups)
-        return changes.changes(self._database, since, names)
+        if consumer is not None:
+            with self._database.read() as txn:
+                known = consumers.get(self._database.env, txn, consumer)
+            since = known.seq if since is None else since
+        return changes.changes(
+            self._database, since or 0, None if groups is None else _names(groups)
+        )
+
+    def create_consumer(
+        self,
+        name: str,
+        *,
+        since: int = 0,
+        max_lag: str | timedelta | None = "7d",
+        max_lag_records: int | None = None,
+        exist_ok: bool = False,
+    ) -> int:
+        """Follow the changes under a name: the store remembers how far you have come.
+
+        What a consumer has not acknowledged is held for it: no retention removes a record after
+        its mark.  Two things do: :meth:`erase`, which the law asks for, and deleting a group.
+
+        Parameters
+        ----------
+        name : str
+            Of the consumer.
+        since : int
+            Where it begins: 0 for all history, :meth:`snapshot` for what comes from now on.
+        max_lag : str, timedelta or None
+            How long the first record it has not acknowledged is held.  A consumer that stays
+            away longer is dropped, and told so with :class:`ConsumerDropped`.
+        max_lag_records : int, optional
+            The same, by the number of records the store has accepted since its mark.
+        exist_ok : bool
+            Leave an existing consumer as it is.
+
+        Returns
+        -------
+        int
+            The seq of its mark.
+        """
+        from featurestore.engine import changes
+
+        max_lag_us = None if max_lag is None else duration_us(max_lag, what="max_lag")
+        wanted = consumers.Consumer(name, since, max_lag_us, max_lag_records)
+        return changes.create_consumer(
+            self._writable, wanted, self._now_us(), exist_ok=exist_ok
+        ).seq
+
+    def acknowledge(self, consumer: str, seq: int) -> None:
+        """Say that a consumer has dealt with every change up to a seq; a mark never moves back."""
+        from featurestore.engine import changes
+
+        changes.acknowledge(self._writable, consumer, seq, self._now_us())
+
+    def delete_consumer(self, name: str) -> None:
+        """Forget a consumer: nothing is held for it any more.  :meth:`stat` lists all of them."""
+        from featurestore.engine import changes
+
+        changes.delete_consumer(self._writable, name, self._now_us())
 
     # ── feature views ────────────────────────────────────────────────────────────────────────
 
@@ -779,6 +883,10 @@ class FeatureStore:
             ``upkeep``: whether it is ``running`` in some process, its ``pid``, what it is
             ``doing``; ``failures`` in a row, ``last_error``, ``last_error_at``;
             ``last_compaction``.
+
+            ``consumers``: for each its ``seq``, ``lag_records``, ``lag_seconds``, and why it was
+            ``dropped``; ``history_held_after``, the seq after which some of them needs every
+            record.
 
             ``groups``: for each the number of ``keys``, of ``history_rows``, of those in the
             journal, its ``files`` and of those ``cells``, ``bytes`` of files, ``last_flush`` and

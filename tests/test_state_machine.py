@@ -110,7 +110,7 @@ class StoreMachine(RuleBasedStateMachine):
     store: fs.FeatureStore
     store_dir: ClassVar[str | None] = os.environ.get("FEATURESTORE_TEST_DIR")
     key_hash_bits: ClassVar[int | None] = None
-    upkeep: ClassVar[bool] = False
+    in_background: ClassVar[bool] = False
     lives: ClassVar[int] = 0
     steps: ClassVar[Counter[str]] = Counter()
 
@@ -135,7 +135,9 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize(small=st.booleans())
     def begin(self, small: bool) -> None:
         """Make a store with its groups; in every other life a few rows are many."""
-        self.undo.enter_context(sizes(*(SMALL if small else ()), *(BUSY if self.upkeep else ())))
+        self.undo.enter_context(
+            sizes(*(SMALL if small else ()), *(BUSY if self.in_background else ()))
+        )
         self.small = small
         self._open()
         for group in new_groups().values():
@@ -143,7 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.groups[group.name] = group
 
     def _open(self) -> None:
-        how: dict[str, Any] = {"upkeep": self.upkeep}
+        how: dict[str, Any] = {"upkeep": self.in_background}
         if self.key_hash_bits is not None:
             how["key_hash_bits"] = self.key_hash_bits
         self.store = fs.open(self.folder / "store", clock=lambda: self.clock_us, **how)
@@ -456,14 +458,14 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("key_hash_bits", "with_upkeep"),
+    ("key_hash_bits", "in_background"),
     [(None, False), (2, False), (None, True)],
     ids=["64 bits", "2 bits", "upkeep"],
 )
-def test_a_store_lives_as_the_model_does(key_hash_bits: int | None, with_upkeep: bool) -> None:
+def test_a_store_lives_as_the_model_does(key_hash_bits: int | None, in_background: bool) -> None:
     class Machine(StoreMachine):
         """With keys hashed to 64 bits, or to four values; with upkeep in the background, or not."""
 
     Machine.key_hash_bits = key_hash_bits
-    Machine.upkeep = with_upkeep
+    Machine.in_background = in_background
     run_state_machine_as_test(Machine, settings=settings())

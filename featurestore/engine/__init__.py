@@ -16,7 +16,8 @@
     point_in_time   the join operator over kernels.asof (key_index: keys to codes)
     frames          pandas, Polars or Arrow in, the same out
     sql/            DuckDB over files and journal tail at one moment
-    changes         every accepted record in order
+    upkeep          the thread that flushes, compacts and cleans while a process writes
+    changes         every accepted record in order, and who has seen how many of them
     groups          definitions of groups and views
     backup, stat    a consistent copy; sizes and counts
     verify/         the store checks itself

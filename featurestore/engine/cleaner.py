@@ -9,6 +9,7 @@ a file neither listed, intended, removed    at once: its intent was withdrawn, t
                                             reached (the folder is listed before the manifest is
                                             read, and an intent comes before its file)
 data of a dropped group                     in small steps, then its folder
+what is held for a consumer                 never; but one beyond its limit is dropped
 reader slots, pins, owners of the dead      at once
 ==========================================  =======================================================
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from featurestore.engine.snapshot import oldest_pin
-from featurestore.storage import catalog, files, journal, latest, manifest
+from featurestore.storage import catalog, consumers, files, journal, latest, manifest
 
 if TYPE_CHECKING:
     from featurestore.engine.database import Database
@@ -32,10 +33,18 @@ _STEP = 1000
 def clean(database: Database, now_us: int) -> None:
     """Remove everything in the table above that may go now."""
     database.env.clear_dead_readers()
+    _drop_lagging_consumers(database, now_us)
     _withdraw_dead_intents(database, now_us)
     _delete_removed(database, now_us)
     _delete_orphans(database)
     _purge_dropped_groups(database, now_us)
+
+
+def _drop_lagging_consumers(database: Database, now_us: int) -> None:
+    with database.read() as txn:
+        known = consumers.every(database.env, txn)
+    if any(not consumer.dropped for consumer in known.values()):
+        database.writer.call(lambda c: consumers.drop_lagging(c.env, c.txn, now_us), now_us)
 
 
 def _withdraw_dead_intents(database: Database, now_us: int) -> None:

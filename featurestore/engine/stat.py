@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from featurestore.engine.snapshot import oldest_pin
 from featurestore.engine.upkeep import LOCK, NOTE_BYTES
 from featurestore.event_time import NO_EXPIRY, to_datetime
-from featurestore.storage import commits, files, journal, latest, manifest
+from featurestore.storage import commits, consumers, files, journal, latest, manifest
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
     from featurestore.engine.database import Database
+    from featurestore.storage.consumers import Consumer
 
 
 def stat(database: Database, now_us: int) -> dict[str, Any]:
@@ -48,6 +49,11 @@ def stat(database: Database, now_us: int) -> dict[str, Any]:
             }
         used_bytes = env.used_bytes(txn)
         version = manifest.version(env, txn)
+        followers = {
+            name: _consumer(consumer, *consumers.lag(env, txn, consumer, now_us))
+            for name, consumer in consumers.every(env, txn).items()
+        }
+        held_after = consumers.held_after(env, txn)
         lags = env.reader_lags(txn)
     info = env.info()
     return {
@@ -69,6 +75,8 @@ def stat(database: Database, now_us: int) -> dict[str, Any]:
         "manifest_version": version,
         "oldest_pin": oldest_pin(database.locks) if database.locks.exists() else None,
         "upkeep": _upkeep(database.locks / LOCK),
+        "history_held_after": held_after,
+        "consumers": followers,
         "groups": groups,
     }
 
@@ -87,6 +95,15 @@ def _upkeep(path: Path) -> dict[str, Any]:
         "last_error": note.get("last_error"),
         "last_error_at": _moment(note.get("last_error_at_us", 0)),
         "last_compaction": _moment(note.get("last_compaction_us", 0)),
+    }
+
+
+def _consumer(consumer: Consumer, records: int, behind_us: int) -> dict[str, Any]:
+    return {
+        "seq": consumer.seq,
+        "lag_records": records,
+        "lag_seconds": behind_us / 1e6,
+        "dropped": consumer.dropped or None,
     }
 
 

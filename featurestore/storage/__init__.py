@@ -10,6 +10,7 @@
     journal        accepted records not yet in a file
     manifest       which files are history, and the intents and leftovers around them
     requests       results kept for 24 h so that a retry counts once
+    consumers      how far those who follow the changes have come
     parquet        history files: written sorted, read back in the history layout
 
 Every module but ``files`` and ``parquet`` is a few functions over an LMDB transaction handed to

@@ -56,6 +56,14 @@ def seq_at(env: Environment, txn: Transaction, time_us: int) -> int:
         return low
 
 
+def time_after(env: Environment, txn: Transaction, seq: int) -> int | None:
+    """Return the time of the first commit after a seq; None if it is the last."""
+    with txn.cursor(db=env.commits) as cursor:
+        if not cursor.set_range(_KEY.pack(seq + 1)):
+            return None
+        return int(_VALUE.unpack(cursor.value())[0])
+
+
 def rows(env: Environment, txn: Transaction) -> list[tuple[int, int]]:
     """Return all rows in order, for ``verify``."""
     with txn.cursor(db=env.commits) as cursor:
