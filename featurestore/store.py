@@ -410,6 +410,7 @@ class FeatureStore:
         unit: str | None = None,
         write_time: str | None = None,
         atomic: bool = False,
+        max_lock: str | timedelta = "50ms",
         on_error: str = "raise",
         target_stores: Iterable[str] = ("online", "offline"),
         progress: Callable[[int], None] | None = None,
@@ -431,8 +432,11 @@ class FeatureStore:
         write_time : str, optional
             A column that says when each row was learned: an import keeps its dates.
         atomic : bool
-            One transaction whatever the size; otherwise inputs of more than 122,880 rows are
-            committed in slices.
+            One transaction whatever the size; otherwise inputs of more than 4,096 rows are
+            committed in slices of whole keys.
+        max_lock : str or timedelta, default "50ms"
+            How long a slice may hold the write lock.  It is then left alone as long, so that
+            other writers, of other processes too, get their turn.
         on_error : {"raise", "skip"}
             Bad rows refuse the whole input, or are left out and counted.
         progress : callable, optional
@@ -453,11 +457,11 @@ class FeatureStore:
             tz=tz,
             unit=unit,
             write_time=write_time,
-            atomic=atomic,
+            max_lock_us=None if atomic else duration_us(max_lock, what="max_lock"),
             skip_bad_rows=on_error == "skip",
             stores=_stores(target_stores),
             now_us=self._now_us(),
-            progress=progress,
+            progress=progress or (lambda _: None),
         )
         counts = ingest.ingest(self._writable, name, data, options)
         return IngestResult(

@@ -68,7 +68,11 @@ class Commit:
         The environment and its open write transaction.
     write_time_us : int
         The commit's clock; never smaller than that of any commit before.
+    held_seconds : float
+        How long the write lock was held, once it is committed.
     """
+
+    held_seconds = 0.0
 
     def __init__(self, env: Environment, txn: Transaction, now_us: int) -> None:
         self.env = env
@@ -214,6 +218,7 @@ class Writer:
             results = []
             try:
                 with self._env.write() as txn:
+                    began = time.monotonic()
                     self._require_room(txn, jobs)
                     commit = Commit(self._env, txn, max(job.now_us for job in jobs))
                     for job in jobs:
@@ -221,6 +226,7 @@ class Writer:
                         results.append(job.work(commit))
                     failed = None
                     commit.finish()
+                commit.held_seconds = time.monotonic() - began
             except BaseException as error:  # noqa: BLE001  whatever it is, somebody waits for it
                 if failed is None or isinstance(error, StoreFull):
                     for job in jobs:

@@ -68,7 +68,7 @@ def together(group: FeatureGroup, rows: Sequence[dict[str, Any]]) -> list[bytear
     places = np.arange(len(rows), dtype=np.int64)
     return encode_records(
         group, arrays, event_time_us=places - 5, expires_at_us=NO_EXPIRY - places, stores=3
-    )
+    ).split()
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ def test_chunked_columns_are_as_good_as_whole_ones() -> None:
     times = np.zeros(3, np.int64)
     made = encode_records(
         group, {"v0": chunked, "other": chunked}, event_time_us=times, expires_at_us=times, stores=1
-    )
+    ).split()
     assert decode_records(group, list(map(bytes, made))).to_pydict() == {"v0": ["a", "bc", None]}
 
 
@@ -212,7 +212,7 @@ def test_what_lies_under_a_null_is_not_written() -> None:
     times = np.zeros(2, np.int64)
     made = encode_records(
         group, {"v0": numbers, "v1": texts}, event_time_us=times, expires_at_us=times, stores=3
-    )
+    ).split()
     codec = RecordCodec(group)
     plain_times = {"event_time_us": 0, "expires_at_us": 0, "stores": 3}
     assert made == [codec.encode({}, **plain_times),
