@@ -421,13 +421,8 @@ def _heap_runs(array: pa.Array, dtype: DType) -> tuple[Bytes, Ints, Ints]:
         first = floats.offset * (dtype.bits >> 3) + array.offset * width
         starts = first + width * np.arange(count, dtype=np.int64)
         return _memory(floats.buffers()[1]), starts, np.full(count, width, np.int64)
-    return _text_runs(array)
-
-
-def _text_runs(array: pa.Array) -> tuple[Bytes, Ints, Ints]:
-    """Do the work of `_heap_runs` for text and byte strings."""
     _, offsets, data = array.buffers()
-    bounds = np.frombuffer(offsets, "<i4", len(array) + 1, array.offset * 4).astype(np.int64)
+    bounds = np.frombuffer(offsets, "<i4", count + 1, array.offset * 4).astype(np.int64)
     return _memory(data), bounds[:-1], np.diff(bounds)
 
 
@@ -844,13 +839,10 @@ class KeyColumn:
         """
         hashes = self.hashes(key_hash)
         order = np.argsort(hashes)
-        _sort_ties(order, hashes[order], self._key)
+        _sort_ties(order, hashes[order], _Runs(self.data, self.offsets).run)
         ranks = np.empty(len(order), np.int64)
         ranks[order] = np.arange(len(order))
         return ranks
-
-    def _key(self, place: int) -> bytes:
-        return self.data[self.offsets[place] : self.offsets[place + 1]].tobytes()
 
     def taken(self, places: Ints) -> tuple[Bytes, Ints]:
         """Return some of the distinct keys end to end, as ``data`` and ``offsets``."""
@@ -881,7 +873,7 @@ def _hashes_of(data: Bytes, offsets: Ints, key_hash: KeyHash) -> Ints:
 
     hashes = np.empty(count, np.int64)
     seeded = blake2b_seeded(np.frombuffer(key_hash.seed, np.uint8))
-    blake2b_many(seeded, data, offsets, -1 << (64 - key_hash.bits), hashes)
+    blake2b_many(seeded, data, offsets, key_hash.mask, hashes)
     return hashes
 
 
@@ -895,6 +887,10 @@ class _Runs(NamedTuple):
         """Return them as objects."""
         data = self.data.tobytes()
         return [data[start:end] for start, end in pairwise(self.offsets.tolist())]
+
+    def run(self, place: int) -> bytes:
+        """Return one of them as an object."""
+        return self.data[self.offsets[place] : self.offsets[place + 1]].tobytes()
 
     def take(self, places: Ints) -> _Runs:
         """Return some of them, in the order of ``places``."""
@@ -993,12 +989,17 @@ def _encode_numbers(tag: int, values: pa.Array, dtype: DType) -> _Runs:
 
 def _encode_texts(tag: int, values: pa.Array) -> _Runs:
     """Return tag, escaped bytes and two zeros of every value."""
-    from featurestore.kernels.ingest import escape_many, escaped_lengths
+    from featurestore.kernels.keys import add_text_lengths, write_texts
 
-    source, starts, lengths = _text_runs(values)
-    offsets = _offsets(escaped_lengths(source, starts, lengths))
+    count = len(values)
+    _, bounds, buffer = values.buffers()
+    ends = np.frombuffer(bounds, "<i4", count + 1, values.offset * 4)
+    source = _memory(buffer)
+    lengths = np.zeros(count, np.int64)
+    add_text_lengths(ends, source, lengths)
+    offsets = _offsets(lengths)
     data = np.empty(int(offsets[-1]), np.uint8)
-    escape_many(data, offsets, tag, source, starts, lengths)
+    write_texts(tag, ends, source, np.ones(count, np.uint8), offsets[:-1].copy(), data)
     return _Runs(data, offsets)
 
 
@@ -1028,13 +1029,12 @@ def _concatenated(left: _Runs, first: Ints, right: _Runs, second: Ints) -> _Runs
 
 
 def _refuse_long_keys(codes: Ints, keys: _Runs) -> None:
-    lengths = np.diff(keys.offsets)
-    long = np.flatnonzero(lengths > KEY_BYTES_MAX)
+    long = np.flatnonzero(np.diff(keys.offsets) > KEY_BYTES_MAX)
     if len(long) == 0:
         return
     rows = np.flatnonzero(np.isin(codes, long))
     reasons = [
-        (row, too_long(int(lengths[codes[row]]))) for row in rows[:_REPORTED_ROWS_MAX].tolist()
+        (row, too_long(keys.run(codes[row]))) for row in rows[:_REPORTED_ROWS_MAX].tolist()
     ]
     row, reason = reasons[0]
     raise InvalidRecord(

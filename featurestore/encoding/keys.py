@@ -125,14 +125,14 @@ def encode_key(values: Sequence[Physical], dtypes: Sequence[DType]) -> bytes:
         [ENCODERS[dtype.kind](value) for value, dtype in zip(values, dtypes, strict=True)]
     )
     if len(key) > KEY_BYTES_MAX:
-        raise InvalidRecord(too_long(len(key)))
+        raise InvalidRecord(too_long(key))
     return key
 
 
-def too_long(length: int) -> str:
+def too_long(key: bytes) -> str:
     """Say that a key is over the limit, in the words every path uses."""
     return (
-        f"The record identifier takes {length:,} bytes as a key; the limit is "
+        f"The record identifier takes {len(key):,} bytes as a key; the limit is "
         f"{KEY_BYTES_MAX:,}. Identify the record by a shorter value, such as a digest of this one."
     )
 
