@@ -1033,9 +1033,7 @@ def _refuse_long_keys(codes: Ints, keys: _Runs) -> None:
     if len(long) == 0:
         return
     rows = np.flatnonzero(np.isin(codes, long))
-    reasons = [
-        (row, too_long(keys.run(codes[row]))) for row in rows[:_REPORTED_ROWS_MAX].tolist()
-    ]
+    reasons = [(row, too_long(keys.run(codes[row]))) for row in rows[:_REPORTED_ROWS_MAX].tolist()]
     row, reason = reasons[0]
     raise InvalidRecord(
         f"{len(rows):,} rows have too long a key; the first is row {row}: {reason}", rows=reasons

@@ -26,13 +26,14 @@ from featurestore.record import KEY_BYTES_MAX, RECORD_BYTES_MAX
 from featurestore.storage.parquet import as_int64
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from featurestore.dtypes import DType
     from featurestore.encoding.columns import KeyColumn, Records
     from featurestore.encoding.keys import KeyHash
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
+    from featurestore.engine.progress import Progress
     from featurestore.schema import Feature
 
     Int64s = np.ndarray[Any, np.dtype[np.int64]]
@@ -50,7 +51,7 @@ class Options:
     skip_bad_rows: bool
     stores: int
     now_us: int
-    progress: Callable[[int], None]
+    progress: Progress
 
 
 @dataclass(frozen=True)

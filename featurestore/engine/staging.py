@@ -39,7 +39,9 @@ from featurestore.record import STORE_OFFLINE, STORE_ONLINE
 from featurestore.storage import catalog, latest, manifest, parquet, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
 
     from featurestore.encoding.columns import Records
     from featurestore.engine.database import Database
@@ -98,7 +100,9 @@ class Load:
     max_lock_us : int or None
         How long the write lock is held at a time; None for one transaction.
     done : callable
-        Told how many rows are in, after each slice.
+        Told how many rows are in, after each slice but the last.
+    staged : callable
+        Told how many rows are written to the file.
     also : callable
         Done in the transaction of the first slice.
     """
@@ -109,6 +113,7 @@ class Load:
     clock_us: int
     max_lock_us: int | None
     done: Callable[[int], None]
+    staged: Callable[[int], None]
     also: Callable[[Commit], None]
 
 
@@ -139,7 +144,7 @@ def through_journal(database: Database, batch: Batch, load: Load) -> Counts:
         stamp_many(records, batch.keys.data, batch.keys.offsets, codes, seqs, write_us)
         if group.offline and batch.stores & STORE_OFFLINE:
             for row, (code, record) in enumerate(zip(codes, records.split(), strict=True)):
-                commit.journal(group.id, first + row, batch.keys.keys[code], record)
+                commit.journal(group.id, first + row, batch.keys.keys[code], bytes(record))
         before = np.full(len(keys), NEVER_US)
         if group.online and batch.stores & STORE_ONLINE:
             heads = records.take(newest)
@@ -156,9 +161,7 @@ def through_journal(database: Database, batch: Batch, load: Load) -> Counts:
         )
 
     bytes_needed = 2 * len(records.data) + 64 * batch.rows
-    counts = database.writer.call(work, load.now_us, bytes_needed=bytes_needed)
-    load.done(batch.rows)
-    return counts
+    return database.writer.call(work, load.now_us, bytes_needed=bytes_needed)
 
 
 def _move_latest(
@@ -220,7 +223,7 @@ def in_slices(database: Database, batch: Batch, load: Load, progress: Any | None
 
     def write(file_id: int, relative: str) -> manifest.FileEntry:
         bytes_needed = sum(column.nbytes for column in batch.columns.values()) + 32 * batch.rows
-        pieces = order.row_groups()
+        pieces = _told(order.row_groups(), load.staged)
         parquet.write_row_groups(database.root, relative, pieces, bytes_needed, group)
         return parquet.entry_of(
             database.root,
@@ -240,6 +243,14 @@ def in_slices(database: Database, batch: Batch, load: Load, progress: Any | None
         if slices.rows_in == 0:
             give_up(database, group.id, entry.file_id, load.now_us)
         raise
+
+
+def _told(pieces: Iterator[pa.Table], tell: Callable[[int], None]) -> Iterator[pa.Table]:
+    rows = 0
+    for piece in pieces:
+        yield piece
+        rows += piece.num_rows
+        tell(rows)
 
 
 def go_on(database: Database, group: FeatureGroup, load: Load, progress: Any) -> Counts:
@@ -296,7 +307,8 @@ class _Slices:
             self._learn(end - first, commit.held_seconds)
             total += self._counted(first, end, before, commit.write_time_us)
             self.rows_in = int(self.heads.ends[end - 1])
-            self.load.done(self.rows_in)
+            if self.rows_in < self.rows:
+                self.load.done(self.rows_in)
         return total
 
     def _end(self, first: int) -> int:
@@ -306,7 +318,7 @@ class _Slices:
             return keys
         seconds = LOCK_SHARE * (self.load.max_lock_us or 0) / 1e6
         count = int(self.database.keys_per_second * seconds)
-        return min(keys, first + max(1, min(count, self.keys_max)))
+        return int(min(keys, first + max(1, min(count, self.keys_max))))
 
     def _learn(self, keys: int, seconds: float) -> None:
         """Remember how fast it goes; never more than twice as fast as was thought."""
@@ -332,9 +344,7 @@ class _Slices:
                 seqs = base_seq + heads.seqs[first:end]
                 codes = np.arange(end - first)
                 stamp_many(records, keys.data, keys.offsets, codes, seqs, write_us)
-                before = _move_latest(
-                    commit, heads.group.id, keys, heads.event_us[newest], records
-                )
+                before = _move_latest(commit, heads.group.id, keys, heads.event_us[newest], records)
             if start == 0:
                 load.also(commit)
             return commit, before, self._save(commit, start, stop, base_seq)

@@ -146,10 +146,8 @@ def sort_rows(
     while (keys - 1) >> shift >= STRETCHES_MAX:
         shift += 1
     next_of = np.empty(STRETCHES_MAX, np.int64)
-    stretches = 0
-    for first in range(0, keys, 1 << shift):
-        next_of[stretches] = at[first]
-        stretches += 1
+    for stretch in range(((keys - 1) >> shift) + 1):
+        next_of[stretch] = at[stretch << shift]
     # A row is two words, written side by side: event time; rank and row number.
     words = np.empty(2 * rows, np.int64)
     for i in range(rows):
