@@ -106,7 +106,7 @@ class Cutter:
 
     def _add(self, piece: Piece) -> None:
         while (added := self._add_part(piece)) < _rows(piece):
-            piece = piece.slice(added)
+            piece = _part(piece, added)
 
     def _add_part(self, piece: Piece) -> int:
         """Add as much of a piece as the open chunk has room for; returns how many rows."""
@@ -121,10 +121,10 @@ class Cutter:
                     self._first = piece
                 self._rows_wanted = self._known_rows(self._first, self._row)
                 self._opened_at = time.monotonic()
-            is_table = isinstance(piece, pa.Table)
-            limit = self._rows_wanted or (self._limits.rows if is_table else self._limits.dicts)
+            full = self._limits.rows if isinstance(piece, pa.Table) else self._limits.dicts
+            limit = self._rows_wanted or full
             added = min(_rows(piece), limit - self._rows)
-            self._open.append(piece.slice(0, added) if is_table else piece)
+            self._open.append(_part(piece, 0, added))
             self._rows += added
             if self._rows >= limit:
                 self._close()
@@ -175,6 +175,10 @@ class Cutter:
 
 def _rows(piece: Piece) -> int:
     return piece.num_rows if isinstance(piece, pa.Table) else 1
+
+
+def _part(piece: Piece, start: int, rows: int | None = None) -> Piece:
+    return piece.slice(start, rows) if isinstance(piece, pa.Table) else piece
 
 
 def _fits(one: Piece, other: Piece) -> bool:
