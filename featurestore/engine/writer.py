@@ -75,7 +75,11 @@ class Commit:
         The environment and its open write transaction.
     write_time_us : int
         The commit's clock; never smaller than that of any commit before.
+    held_seconds : float
+        How long the write lock was held, once it is committed.
     """
+
+    held_seconds = 0.0
 
     def __init__(self, env: Environment, txn: Transaction, now_us: int) -> None:
         self.env = env
@@ -366,6 +370,7 @@ class Writer:
             results = []
             try:
                 with self._env.write() as txn:
+                    began = time.monotonic()
                     self._require_room(txn, jobs)
                     commit = Commit(self._env, txn, max(job.now_us for job in jobs))
                     for job in jobs:
@@ -373,7 +378,8 @@ class Writer:
                         results.append(job.work(commit))
                     failed = None
                     commit.finish()
-                    applied_at = time.perf_counter()
+                    applied_at = time.monotonic()
+                commit.held_seconds = time.monotonic() - began
             except BaseException as error:  # noqa: BLE001  whatever it is, somebody waits for it
                 if isinstance(error, StoreFull):
                     self.wake_upkeep()
@@ -384,7 +390,7 @@ class Writer:
                 failed.done(None, error)
                 jobs = [job for job in jobs if job is not failed]
                 continue
-            self._sync_seconds = time.perf_counter() - applied_at
+            self._sync_seconds = time.monotonic() - applied_at
             self._callers = len(jobs)
             for job, result in zip(jobs, results, strict=True):
                 job.done(result, None)
