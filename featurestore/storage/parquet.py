@@ -10,6 +10,7 @@ threads and of compaction.  A *staged* file was written before its commit: its `
 ordinals and its ``write_time`` is null, unless imported; the manifest says where each committed
 stretch begins, and :func:`read_history` adds it.  Nobody above this module sees the difference.
 
+How each column is encoded is decided for each file, by what a sample of it weighs (``layout``).
 A file is described once, when it is written (:func:`describe`), and never changes afterwards.
 Page checksums are written and checked on every read through here; the manifest keeps size and
 digest of the whole.
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 
 from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.errors import CorruptStore
-from featurestore.storage import files
+from featurestore.storage import files, layout
 from featurestore.storage.manifest import FileEntry
 
 if TYPE_CHECKING:
@@ -57,31 +58,22 @@ def write_history(root: Path, relative: str, table: pa.Table, group: FeatureGrou
         files.require_room(root, table.nbytes)
         files.step("write", temporary)
         try:
-            pq.write_table(table, temporary, **_writer_options(group))
+            pq.write_table(table, temporary, **_writer_options(table, group))
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     files.publish(temporary, final)
 
 
-def _writer_options(group: FeatureGroup) -> dict[str, Any]:
-    # A dictionary pays for keys, which repeat, and for text; for numbers the attempt costs half
-    # of the writing time and is thrown away.
-    text = [f.name for f in group.value_features if f.dtype.kind in ("string", "binary")]
-    dictionary = [KEY_HASH, *group.record_identifier, *text, IS_DELETED, STORES, EXPIRES_AT]
-    return {
-        "compression": "zstd",
-        "compression_level": 1,
-        "row_group_size": ROW_GROUP_ROWS,
-        "use_dictionary": dictionary,
-        "column_encoding": {
-            group.event_time: "DELTA_BINARY_PACKED",
-            WRITE_SEQ: "DELTA_BINARY_PACKED",
-            WRITE_TIME: "DELTA_BINARY_PACKED",
-        },
-        "write_page_checksum": True,
-        "store_schema": True,
-    }
+def _writer_options(table: pa.Table, group: FeatureGroup) -> dict[str, Any]:
+    chosen = layout.writer_options(
+        table,
+        identifiers=(KEY_HASH, *group.record_identifier),
+        event_time=group.event_time,
+        rarely=(WRITE_SEQ, WRITE_TIME, EXPIRES_AT, IS_DELETED, STORES),
+        row_group_rows=ROW_GROUP_ROWS,
+    )
+    return {**chosen, "write_page_checksum": True, "store_schema": True}
 
 
 def describe(
