@@ -67,6 +67,9 @@ if TYPE_CHECKING:
 # Looking keys up costs something for each call: small files are put together up to so many rows.
 _MATCH_ROWS_MIN = 1 << 20
 
+# To leave files out by their range of hashes, keys must be hashed; many leave none out.
+_HASHED_KEYS_MAX = 10_000
+
 _THREADS = min(os.cpu_count() or 1, 8)
 
 
@@ -144,7 +147,11 @@ def _answer(
     ]
     sources = []
     if len(labels):
-        sources = history.sources(Bounds.of(snapshot, searches, every_status=every_status))
+        sources = history.sources(
+            Bounds.of(
+                snapshot, searches, every_status=every_status, hashed_keys_max=_HASHED_KEYS_MAX
+            )
+        )
     by_write_time = known == "write_time"
     match(
         sources, searches, snapshot, pool,

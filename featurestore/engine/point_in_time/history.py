@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 
 Int64 = npt.NDArray[np.int64]
 
-# Hashing a key costs 1 to 2 µs.  Keys spread evenly over hashes, so many more keys than row groups
-# rule none out.
-_HASHED_KEYS_MIN = 256
-_HASHED_KEYS_A_ROW_GROUP = 4
+# Keys spread evenly over hashes: with many more of them than row groups, none is left out.
+_HASHED_KEYS_A_ROW_GROUP = 8
 
 
 class Source:
@@ -62,7 +60,7 @@ class Source:
         self.is_sorted = entry is not None
 
     def number_from(self, first: int) -> int:
-        """Number the rows from ``first``; return the number after the last."""
+        """Let rows be numbered from ``first``; return the number after the last."""
         self.firsts += first - self.firsts[0]
         return int(self.firsts[-1])
 
@@ -158,7 +156,12 @@ class Bounds:
 
     @classmethod
     def of(
-        cls, snapshot: GroupSnapshot, searches: Sequence[Search], *, every_status: bool
+        cls,
+        snapshot: GroupSnapshot,
+        searches: Sequence[Search],
+        *,
+        every_status: bool,
+        hashed_keys_max: int,
     ) -> Bounds:
         """Return the bounds of some searches together."""
         oldest, newest = [], []
@@ -174,7 +177,7 @@ class Bounds:
             event_us_min=min(oldest),
             event_us_max=max(newest),
             seq_max=snapshot.seq,
-            hashes=_hashes(snapshot, searches),
+            hashes=_hashes(snapshot, searches, hashed_keys_max),
         )
 
     def admit(self, entry: FileEntry) -> bool:
@@ -193,17 +196,18 @@ class Bounds:
         return at < self.hashes.size and int(self.hashes[at]) <= greatest
 
 
-def _hashes(snapshot: GroupSnapshot, searches: Sequence[Search]) -> Int64 | None:
+def _hashes(
+    snapshot: GroupSnapshot, searches: Sequence[Search], hashed_keys_max: int
+) -> Int64 | None:
     """Return the hashes of the labels' keys, or None where finding them out would not pay."""
     row_groups = sum(1 + e.visible_rows // parquet.ROW_GROUP_ROWS for e in snapshot.files)
-    enough = max(_HASHED_KEYS_MIN, _HASHED_KEYS_A_ROW_GROUP * row_groups)
-    keys = list({id(search.keys): search.keys for search in searches}.values())
-    if not snapshot.files or sum(k.index.size for k in keys) > enough:
+    numberings = {id(search.keys): search.keys for search in searches}
+    keys = sum(numbering.index.size for numbering in numberings.values())
+    if keys > min(hashed_keys_max, _HASHED_KEYS_A_ROW_GROUP * row_groups):
         return None
-    hashed = [k.hashes(snapshot.group, snapshot.key_hash) for k in keys]
-    if any(hashes is None for hashes in hashed):
-        return None
-    return np.sort(np.concatenate([hashes for hashes in hashed if hashes is not None]))
+    hashed = [n.hashes(snapshot.group, snapshot.key_hash) for n in numberings.values()]
+    known = [hashes for hashes in hashed if hashes is not None]
+    return np.sort(np.concatenate(known)) if len(known) == len(hashed) else None
 
 
 class History:
