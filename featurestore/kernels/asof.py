@@ -121,7 +121,7 @@ def _count(codes: Int64, starts: Int64) -> int:
             starts[codes[i] + 1] += 1
     for key in range(keys):
         starts[key + 1] += starts[key]
-    return starts[keys]
+    return int(starts[keys])
 
 
 @kernel(INT64_READ, INT64_READ, INT64_READ, INT64_WRITE, INT64_WRITE)
@@ -137,12 +137,49 @@ def _deal(codes: Int64, time_us: Int64, starts: Int64, order: Int64, laid_us: In
 
 _INSERTION_MAX = 40
 _SIGN = np.uint64(1 << 63)
+_TWO_ROWS = types.Array(types.int64, 2, "C")
 
 
-@kernel(INT64_READ, INT64_WRITE, INT64_WRITE, types.Array(types.int64, 2, "C"))
-def _sort_runs(starts: Int64, order: Int64, time_us: Int64, spare: npt.NDArray[np.int64]) -> None:
-    """Sort each key's labels by time, stably: short runs by insertion, others byte by byte."""
+@kernel(INT64_WRITE, INT64_WRITE, INT64, INT64)
+def _insertion_sort(order: Int64, time_us: Int64, low: int, high: int) -> None:
+    """Sort a short run, stably."""
+    for i in range(low + 1, high):
+        moved_us, moved = time_us[i], order[i]
+        at = i
+        while at > low and time_us[at - 1] > moved_us:
+            time_us[at], order[at] = time_us[at - 1], order[at - 1]
+            at -= 1
+        time_us[at], order[at] = moved_us, moved
+
+
+@kernel(INT64_WRITE, INT64_WRITE, INT64, INT64, _TWO_ROWS)
+def _radix_sort(order: Int64, time_us: Int64, low: int, high: int, spare: Int64) -> None:
+    """Sort a long run, stably: byte by byte, from the lowest to the highest that differs."""
+    # With the sign bit flipped, times are in order as unsigned numbers, whose differences fit.
+    base = np.uint64(time_us[low:high].min()) ^ _SIGN
+    span = (np.uint64(time_us[low:high].max()) ^ _SIGN) - base
     counts = np.empty(257, np.int64)
+    shift = np.uint64(0)
+    while shift < 64 and span >> shift != 0:
+        counts[:] = 0
+        for i in range(low, high):
+            byte = np.int64((((np.uint64(time_us[i]) ^ _SIGN) - base) >> shift) & np.uint64(255))
+            counts[byte + 1] += 1
+        for b in range(256):
+            counts[b + 1] += counts[b]
+        for i in range(low, high):
+            byte = np.int64((((np.uint64(time_us[i]) ^ _SIGN) - base) >> shift) & np.uint64(255))
+            at = counts[byte]
+            counts[byte] = at + 1
+            spare[0, at], spare[1, at] = time_us[i], order[i]
+        for i in range(high - low):
+            time_us[low + i], order[low + i] = spare[0, i], spare[1, i]
+        shift += np.uint64(8)
+
+
+@kernel(INT64_READ, INT64_WRITE, INT64_WRITE, _TWO_ROWS)
+def _sort_runs(starts: Int64, order: Int64, time_us: Int64, spare: Int64) -> None:
+    """Sort each key's labels by time, stably."""
     for key in range(starts.size - 1):
         low, high = starts[key], starts[key + 1]
         ascending = True
@@ -153,36 +190,9 @@ def _sort_runs(starts: Int64, order: Int64, time_us: Int64, spare: npt.NDArray[n
         if ascending:
             continue
         if high - low <= _INSERTION_MAX:
-            for i in range(low + 1, high):
-                moved_us, moved = time_us[i], order[i]
-                at = i
-                while at > low and time_us[at - 1] > moved_us:
-                    time_us[at], order[at] = time_us[at - 1], order[at - 1]
-                    at -= 1
-                time_us[at], order[at] = moved_us, moved
-            continue
-        least = most = time_us[low]
-        for i in range(low, high):
-            least, most = min(least, time_us[i]), max(most, time_us[i])
-        # With the sign bit flipped, times are in order as unsigned numbers, whose differences fit.
-        base = np.uint64(least) ^ _SIGN
-        span = (np.uint64(most) ^ _SIGN) - base
-        shift = np.uint64(0)
-        while shift < 64 and span >> shift != 0:
-            counts[:] = 0
-            for i in range(low, high):
-                digit = (((np.uint64(time_us[i]) ^ _SIGN) - base) >> shift) & np.uint64(255)
-                counts[np.int64(digit) + 1] += 1
-            for digit in range(256):
-                counts[digit + 1] += counts[digit]
-            for i in range(low, high):
-                digit = (((np.uint64(time_us[i]) ^ _SIGN) - base) >> shift) & np.uint64(255)
-                at = counts[np.int64(digit)]
-                counts[np.int64(digit)] = at + 1
-                spare[0, at], spare[1, at] = time_us[i], order[i]
-            for i in range(high - low):
-                time_us[low + i], order[low + i] = spare[0, i], spare[1, i]
-            shift += np.uint64(8)
+            _insertion_sort(order, time_us, low, high)
+        else:
+            _radix_sort(order, time_us, low, high, spare)
 
 
 @kernel(INT64, INT64, _BEST_ROW, returns=types.boolean)

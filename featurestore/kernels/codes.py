@@ -2,10 +2,11 @@
 
 ::
 
-    keys     70  13  70   8       slots   ┌────┬────┬────┬────┬────┬────┬────┬────┐
-    codes     0   1   0   2               │    │ 13 │    │ 70 │  8 │    │    │    │  open addressing,
-                                          │    │  1 │    │  0 │  2 │    │    │    │  at most half full
-                                          └────┴────┴────┴────┴────┴────┴────┴────┘
+    keys     70  13  70   8      slots   ┌────┬────┬────┬────┬────┬────┬────┬────┐
+    codes     0   1   0   2              │    │ 13 │    │ 70 │  8 │    │    │    │  keys
+                                         │    │  1 │    │  0 │  2 │    │    │    │  and codes
+                                         └────┴────┴────┴────┴────┴────┴────┴────┘
+                                         open addressing, at most half full
 
 Keys are compared themselves, so what the hash does decides speed only.
 """
@@ -67,7 +68,7 @@ def _number(
     slot_codes: Int64,
     size: int,
 ) -> tuple[int, int]:
-    """Number rows from ``first`` on, until the table is half full; return where, and its size."""
+    """Give out codes from ``first`` on until the table is half full; return where, and its size."""
     slots = slot_keys.size
     for i in range(first, keys.size):
         if valid.size > 0 and not valid[i]:
@@ -87,7 +88,7 @@ def _number(
 
 
 def number_keys(keys: Int64, valid: npt.NDArray[np.bool_]) -> tuple[Int64, CodeTable]:
-    """Number keys in the order they first appear.
+    """Return the numbers of keys, in the order they first appear.
 
     Parameters
     ----------

@@ -28,13 +28,17 @@ _WIDTHS = {"INT64": 8, "DOUBLE": 8, "INT32": 4, "FLOAT": 4}
 
 _DATA_PAGE, _PLAIN = 0, 0
 
-# Types of Thrift's compact protocol.
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
+# Types of fields in Thrift's compact protocol: integers of any width are written alike.
+_INTEGERS, _STRUCT = {4, 5, 6}, 12
 
-_DEPTH_MAX = 8
+# Fields of a page header, and of the header of a data page within it.
+_TYPE, _SIZE, _COMPRESSED_SIZE, _DATA_HEADER = 1, 2, 3, 5
+_VALUES, _ENCODING = 1, 2
+
+_HEADER_BYTES_MAX = 64  # of what is looked at: statistics come after it
 
 
-class _NotAPage(Exception):
+class _NotAPage(Exception):  # noqa: N818 - never leaves this module
     """The bytes are no page header this module understands."""
 
 
@@ -52,89 +56,60 @@ def raw_page(memory: memoryview, chunk: pq.ColumnChunkMetaData, rows: int, width
     width : int
         Bytes of a value as the reader wants it.
     """
-    if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
-        return -1
-    if _WIDTHS.get(chunk.physical_type) != width or chunk.num_values != rows:
-        return -1
-    statistics = chunk.statistics
-    if statistics is None or not statistics.has_null_count or statistics.null_count:
-        return -1
     start, size = chunk.data_page_offset, chunk.total_compressed_size
-    if not 0 < start <= start + size <= len(memory):
+    if not _may_be_raw(chunk, rows, width) or not 0 < start <= start + size <= len(memory):
         return -1
     try:
-        header, body = _Header(memory[start : start + size].cast("B")).read()
+        page, data = _page_header(bytes(memory[start : start + _HEADER_BYTES_MAX]))
     except (_NotAPage, IndexError):
         return -1
-    data = header.get(5)
-    if header.get(1) != _DATA_PAGE or not isinstance(data, dict):
+    body = page.get(_COMPRESSED_SIZE, 0)
+    if (page.get(_TYPE), page.get(_SIZE)) != (_DATA_PAGE, body) or body > size:
         return -1
-    if header.get(2) != size - body or header.get(3) != size - body:  # the one page of its chunk
-        return -1
-    if data.get(1) != rows or data.get(2) != _PLAIN:
+    if (data.get(_VALUES), data.get(_ENCODING)) != (rows, _PLAIN):
         return -1
     # What is not a value is the definition levels, led by their length.
-    levels = size - body - rows * width
-    told = int.from_bytes(memory[start + body : start + body + 4], "little")
-    return start + size - rows * width if levels == 4 + told else -1
+    levels = int.from_bytes(memory[start + size - body : start + size - body + 4], "little")
+    return start + size - rows * width if body == 4 + levels + rows * width else -1
 
 
-class _Header:
-    """A struct in Thrift's compact protocol, as nested dicts of its fields' numbers."""
+def _may_be_raw(chunk: pq.ColumnChunkMetaData, rows: int, width: int) -> bool:
+    """Say what the footer knows of a chunk."""
+    statistics = chunk.statistics
+    return bool(
+        chunk.compression == "UNCOMPRESSED"
+        and not chunk.has_dictionary_page
+        and _WIDTHS.get(chunk.physical_type) == width
+        and chunk.num_values == rows
+        and statistics is not None
+        and statistics.has_null_count
+        and statistics.null_count == 0
+    )
 
-    def __init__(self, data: memoryview) -> None:
-        self.data = data
-        self.at = 0
 
-    def read(self) -> tuple[dict[int, Any], int]:
-        """Return the fields, and how many bytes they took."""
-        return self._struct(0), self.at
-
-    def _struct(self, depth: int) -> dict[int, Any]:
-        if depth > _DEPTH_MAX:
-            raise _NotAPage
-        fields: dict[int, Any] = {}
-        number = 0
-        while byte := self._byte():
-            kind, step = byte & 15, byte >> 4
-            number = number + step if step else self._integer()
-            fields[number] = self._value(kind, depth)
-        return fields
-
-    def _value(self, kind: int, depth: int) -> Any:
-        if kind in {_TRUE, _FALSE}:
-            return kind == _TRUE
-        if kind == _BYTE:
-            return self._byte()
-        if kind in {_I16, _I32, _I64}:
-            return self._integer()
-        if kind == _DOUBLE:
-            self.at += 8
-            return None
-        if kind == _BINARY:
-            length = self._varint()
-            self.at += length
-            return None
-        if kind == _STRUCT:
-            return self._struct(depth + 1)
+def _page_header(data: bytes) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the numbers that lead a page header, and those that lead its data page header."""
+    page, at = _integers(data, 0)
+    if data[at] & 15 != _STRUCT or max(page, default=0) + (data[at] >> 4) != _DATA_HEADER:
         raise _NotAPage
+    return page, _integers(data, at + 1)[0]
 
-    def _byte(self) -> int:
-        byte = self.data[self.at]
-        self.at += 1
-        return int(byte)
 
-    def _varint(self) -> int:
+def _integers(data: bytes, at: int) -> tuple[dict[int, int], int]:
+    """Return the fields of a struct up to the first that is no integer, and where that begins."""
+    fields: dict[int, int] = {}
+    number = 0
+    while data[at] & 15 in _INTEGERS:
+        if data[at] < 16:  # a field's number not given as a step from the last: not in a page
+            raise _NotAPage
+        number += data[at] >> 4
         value = shift = 0
-        while True:
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
+        more = True
+        while more:
+            at += 1
+            value |= (data[at] & 127) << shift
             shift += 7
-            if shift > 63:
-                raise _NotAPage
-
-    def _integer(self) -> int:
-        zigzag = self._varint()
-        return (zigzag >> 1) ^ -(zigzag & 1)
+            more = data[at] >= 128
+        fields[number] = (value >> 1) ^ -(value & 1)
+        at += 1
+    return fields, at

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -213,7 +213,7 @@ class HistoryFile:
             pre_buffer=False,
         )
 
-    def __enter__(self) -> HistoryFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

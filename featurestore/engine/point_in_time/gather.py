@@ -174,7 +174,8 @@ def _judge(status: npt.NDArray[np.int8], clock_us: Int64, task: list[_Part]) -> 
         table = source.read(columns, [part.piece])
         if EXPIRES_AT in columns:
             expires: Any = as_numbers(table.column(EXPIRES_AT).fill_null(_NEVER))[part.rows]
-            gone = expired(expires, clock_us[part.positions])
+            clock: Any = clock_us[part.positions]
+            gone = expired(expires, clock)
             status[part.positions[gone]] = EXPIRED
         if IS_DELETED in columns:
             deleted = table.column(IS_DELETED).to_numpy()[part.rows]
