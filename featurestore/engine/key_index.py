@@ -33,6 +33,7 @@ Int64 = npt.NDArray[np.int64]
 NO_KEY = NO_CODE
 
 _ALL_VALID = np.empty(0, np.bool_)
+_NO_CODES = np.empty(0, np.int64)
 
 
 class KeyIndex:
@@ -152,14 +153,21 @@ class _Values:
     def find(self, column: pa.Array | pa.ChunkedArray) -> Int64:
         if not pa.types.is_dictionary(column.type):
             return _codes(pc.index_in(column, value_set=self._values))
+        # Each look-up in Arrow numbers our values anew, so the dictionaries go in together.
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        return np.concatenate([np.empty(0, np.int64), *map(self._find_entries, chunks)])
-
-    def _find_entries(self, chunk: pa.DictionaryArray) -> Int64:
-        """Look the entries of a dictionary up, then the rows in it; the last entry is for nulls."""
-        entries = _codes(pc.index_in(chunk.dictionary, value_set=self._values))
-        found: Int64 = np.append(entries, NO_KEY)[_codes(chunk.indices)]
-        return found
+        entries = pa.chunked_array([chunk.dictionary for chunk in chunks], self._values.type)
+        found = _codes(pc.index_in(entries, value_set=self._values))
+        firsts = np.cumsum([0, *(len(chunk.dictionary) for chunk in chunks)])
+        rows = [_codes(chunk.indices) for chunk in chunks]
+        return np.concatenate(
+            [
+                _NO_CODES,
+                *(
+                    np.append(found[low:high], NO_KEY)[own]  # the last is for nulls: they are -1
+                    for low, high, own in zip(firsts[:-1], firsts[1:], rows, strict=True)
+                ),
+            ]
+        )
 
 
 def _valid(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
