@@ -19,7 +19,7 @@ files' digests are what ``featurestore verify`` checks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -38,7 +38,7 @@ _VALUES, _ENCODING = 1, 2
 _HEADER_BYTES_MAX = 64  # of what is looked at: statistics come after it
 
 
-class _NotAPage(Exception):  # noqa: N818 - never leaves this module
+class _NotAPage(Exception):
     """The bytes are no page header this module understands."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,25 @@ _UTC = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the answers of a role came from.
+
+    Attributes
+    ----------
+    source : pyarrow.Array of string, n
+        Path of the file below the store's folder, or ``"journal"``; null where nothing was found.
+    write_seq : pyarrow.Array of int64, n
+        Seq of the row found.
+    rule : pyarrow.Array of string, n
+        What decided; see ``explain``.
+    """
+
+    source: pa.Array
+    write_seq: pa.Array
+    rule: pa.Array
+
+
+@dataclass
 class Answer:
     """What one role gives: a value for each label, null where there is none.
 
@@ -34,6 +53,8 @@ class Answer:
         Event times of the rows found.
     features : dict of str to pyarrow.ChunkedArray of n rows
         The features asked for; null unless PRESENT.
+    origin : Origin, optional
+        Only if it was asked for.
     """
 
     label_us: Int64
@@ -41,6 +62,7 @@ class Answer:
     status: npt.NDArray[np.int8]
     event_us: Int64
     features: dict[str, pa.ChunkedArray]
+    origin: Origin | None = None
 
     def feature(self, name: str) -> pa.ChunkedArray:
         """Return a feature."""
@@ -54,14 +76,26 @@ class Answer:
 
     def event_times(self) -> pa.ChunkedArray:
         """Return the event time of the row found."""
-        return pa.chunked_array([self._spread(self.event_us).view(_UTC)])
+        return pa.chunked_array([self.spread(self.event_us).view(_UTC)])
 
     def ages(self) -> pa.ChunkedArray:
         """Return how old the row found was at the label's time."""
         age_us = self.label_us[self.answered] - self.event_us  # both within the years 1 to 9999
-        return pa.chunked_array([self._spread(age_us).view(pa.duration("us"))])
+        return pa.chunked_array([self.spread(age_us).view(pa.duration("us"))])
 
-    def _spread(self, values: npt.NDArray[Any]) -> pa.Array:
+    def sources(self) -> pa.ChunkedArray:
+        """Return the file or journal of the row found."""
+        return pa.chunked_array([cast("Origin", self.origin).source])
+
+    def seqs(self) -> pa.ChunkedArray:
+        """Return the seq of the row found."""
+        return pa.chunked_array([cast("Origin", self.origin).write_seq])
+
+    def rules(self) -> pa.ChunkedArray:
+        """Return the rule that decided."""
+        return pa.chunked_array([cast("Origin", self.origin).rule])
+
+    def spread(self, values: npt.NDArray[Any]) -> pa.Array:
         """Return these values at the labels answered, and nulls elsewhere."""
         spread = np.zeros(self.label_us.size, values.dtype)
         absent = np.ones(self.label_us.size, np.bool_)
@@ -71,6 +105,17 @@ class Answer:
 
 REPORTS = (Answer.status_names, Answer.event_times, Answer.ages)
 """What ``FeatureLookup.status_columns`` names."""
+
+ORIGINS = (Answer.sources, Answer.seqs, Answer.rules)
+"""What ``FeatureLookup.explain_columns`` names."""
+
+report_types: dict[Any, pa.DataType] = dict(
+    zip(
+        (*REPORTS, *ORIGINS),
+        (pa.string(), _UTC, pa.duration("us"), pa.string(), pa.int64(), pa.string()),
+        strict=True,
+    )
+)
 
 
 def take(column: pa.ChunkedArray, place: pa.Array) -> pa.ChunkedArray:

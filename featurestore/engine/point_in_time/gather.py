@@ -64,16 +64,17 @@ def gather(
     pool : ThreadPoolExecutor
         Where files are read.
     """
-    found = _Found.of(sources, search.rows)
+    found = Found.of(sources, search.rows)
     status = _status(found, search, label_us[search.answered], pool)
     present = status == PRESENT
     if not present.all():
         found = found.only(present)
     answered = np.zeros(label_us.size, np.bool_)
     answered[search.answered[present]] = True
-    columns = {name: column_of(history.field(name).type, answered) for name in search.features}
+    asked = search.features if search.role.last_n is None else []  # else lists are made of them
+    columns = {name: column_of(history.field(name).type, answered) for name in asked}
     if columns:
-        _fill(columns, found.at(search.answered), pool)
+        fill(columns, found.at(search.answered), pool)
     return Answer(
         label_us=label_us,
         answered=search.answered,
@@ -94,7 +95,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """The rows found, by the piece they lie in.
 
     Attributes
@@ -115,7 +116,7 @@ class _Found:
     positions: Int64
 
     @classmethod
-    def of(cls, sources: Sequence[Source], rows: Int64) -> _Found:
+    def of(cls, sources: Sequence[Source], rows: Int64) -> Found:
         """Part the rows found; their positions are those in ``rows``."""
         pieces = [(source, piece) for source in sources for piece in source.pieces]
         firsts = [source.firsts[:-1] for source in sources]
@@ -125,15 +126,15 @@ class _Found:
         part_by_stretch(rows, np.arange(rows.size), ends, starts, own, positions)
         return cls(pieces, starts, own, positions)
 
-    def only(self, wanted: npt.NDArray[np.bool_]) -> _Found:
+    def only(self, wanted: npt.NDArray[np.bool_]) -> Found:
         """Return those whose position is wanted."""
         kept = wanted[self.positions]
         starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
-        return _Found(self.pieces, starts, self.rows[kept], self.positions[kept])
+        return Found(self.pieces, starts, self.rows[kept], self.positions[kept])
 
-    def at(self, positions: Int64) -> _Found:
+    def at(self, positions: Int64) -> Found:
         """Return the same rows at other positions: what was ``i`` is now ``positions[i]``."""
-        return _Found(self.pieces, self.starts, self.rows, positions[self.positions])
+        return Found(self.pieces, self.starts, self.rows, positions[self.positions])
 
     def tasks(self) -> Iterator[list[_Part]]:
         """Yield stretches of pieces in which something was found, each of one source."""
@@ -154,7 +155,7 @@ class _Found:
 
 
 def _status(
-    found: _Found, search: Search, clock_us: Int64, pool: ThreadPoolExecutor
+    found: Found, search: Search, clock_us: Int64, pool: ThreadPoolExecutor
 ) -> npt.NDArray[np.int8]:
     """Return the status of each label that has a row."""
     status = np.full(clock_us.size, PRESENT, np.int8)
@@ -185,7 +186,7 @@ def _judge(status: npt.NDArray[np.int8], clock_us: Int64, task: list[_Part]) -> 
 # ── features ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _fill(columns: dict[str, Column], found: _Found, pool: ThreadPoolExecutor) -> None:
+def fill(columns: dict[str, Column], found: Found, pool: ThreadPoolExecutor) -> None:
     """Put every value where it belongs."""
     for _ in pool.map(partial(_fill_from, columns), found.tasks()):
         pass

@@ -12,8 +12,8 @@ lies there as one (``storage.pages``), else row groups are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -218,13 +218,9 @@ class History:
         self._files: dict[int, HistoryFile] = {}
         self._stack = ExitStack()
 
-    @classmethod
-    @contextmanager
-    def of(cls, snapshot: GroupSnapshot) -> Iterator[History]:
-        """Close all files at the end."""
-        history = cls(snapshot)
-        with history._stack:
-            yield history
+    def close(self) -> None:
+        """Close all files."""
+        self._stack.close()
 
     def sources(self, bounds: Bounds) -> list[Source]:
         """Return what may matter: the tail and loose files, then cells, newest window first."""

@@ -38,7 +38,7 @@ from featurestore.storage.parquet import KEY_HASH, WRITE_SEQ, WRITE_TIME
 if TYPE_CHECKING:
     from featurestore.engine.point_in_time.history import Source
     from featurestore.engine.point_in_time.labels import LabelKeys
-    from featurestore.engine.point_in_time.plan import Role
+    from featurestore.engine.point_in_time.plan import Question, Role
     from featurestore.engine.snapshot import GroupSnapshot
     from featurestore.schema import FeatureGroup
 
@@ -160,8 +160,8 @@ def match(
     searches: Sequence[Search],
     snapshot: GroupSnapshot,
     pool: ThreadPoolExecutor,
+    question: Question,
     *,
-    by_write_time: bool,
     stretch_rows: int,
 ) -> None:
     """Find each label's row: read what decides it, of every source that can matter.
@@ -172,12 +172,12 @@ def match(
         Of one group; sources in the order of ``History.sources``.
     pool : ThreadPoolExecutor
         Where files are read.
-    by_write_time : bool
-        Whether a record also has to have arrived.
+    question : Question
+        Whether a record also has to have arrived, and whether seqs are to be told.
     stretch_rows : int
         Small sources are put together, up to so many rows, to look their keys up at once.
     """
-    reader = _Reader(sources, searches, snapshot, by_write_time=by_write_time)
+    reader = _Reader(sources, searches, snapshot, question, with_seq=question.explain)
     for window, together in groupby(sources, key=lambda source: source.window):
         wave = list(together)
         first = wave[0] is sources[0]
@@ -192,6 +192,18 @@ def match(
                 search.update(source, read, ranks, snapshot.seq)
     for search in searches:
         search.finish()
+
+
+def read_all(
+    sources: Sequence[Source],
+    searches: Sequence[Search],
+    snapshot: GroupSnapshot,
+    pool: ThreadPoolExecutor,
+    question: Question,
+) -> Iterator[tuple[Source, Read]]:
+    """Yield what decides between rows, with their seqs, of every source."""
+    reader = _Reader(sources, searches, snapshot, question, with_seq=True)
+    return _read_ahead(reader, sources, pool, stretch_rows=1)
 
 
 def _settle_order(
@@ -241,14 +253,15 @@ class _Reader:
         sources: Sequence[Source],
         searches: Sequence[Search],
         snapshot: GroupSnapshot,
+        question: Question,
         *,
-        by_write_time: bool,
+        with_seq: bool,
     ) -> None:
         self._group: FeatureGroup = snapshot.group
         self._seq_max = snapshot.seq
-        self._by_write_time = by_write_time
+        self._by_write_time = question.by_write_time
         self._numberings = {id(search.keys): search.keys for search in searches}
-        self._tied = _may_tie(sources, snapshot)
+        self._tied = set(sources) if with_seq else _may_tie(sources, snapshot)
 
     def read(self, stretch: Sequence[Source]) -> list[Read]:
         """Read some sources, and look the keys of all their runs up at once."""
