@@ -68,6 +68,11 @@ class FeatureLookup:
     delay : str or timedelta, optional
         How long after its event time a record becomes known, such as the time a report takes to
         be published.
+    last_n : int, optional
+        Take the last so many values at or before the label, as a list with the newest last, in a
+        point-in-time join.  There is one value for each event time, the newest version of it;
+        what was deleted, has expired at the label's time or is over ``max_age`` is left out.  The
+        list is null unless the newest record is PRESENT, and shorter where there are fewer.
 
     Examples
     --------
@@ -82,6 +87,7 @@ class FeatureLookup:
     rename: Mapping[str, str] | None = None
     max_age: str | timedelta | None = None
     delay: str | timedelta | None = None
+    last_n: int | None = None
 
     def __post_init__(self) -> None:
         """Bring every field to one form, so that equal lookups are equal."""
@@ -100,6 +106,8 @@ class FeatureLookup:
         settle(self, "rename", _names(self.rename, "rename", "{feature: name in the result}"))
         settle(self, "max_age", _duration(self.max_age, "max_age"))
         settle(self, "delay", _duration(self.delay, "delay"))
+        if self.last_n is not None and (type(self.last_n) is not int or self.last_n < 1):
+            raise InvalidInput(f"last_n= is {self.last_n!r}; give a whole number from 1 up.")
 
     def __hash__(self) -> int:
         """Return a hash of the fields that tell lookups apart well enough."""
@@ -108,7 +116,7 @@ class FeatureLookup:
     def __repr__(self) -> str:
         """Return the call that makes this lookup, without its defaults."""
         options: dict[str, object] = {"on": self.on, "prefix": self.prefix, "rename": self.rename}
-        options |= {"max_age": self.max_age, "delay": self.delay}
+        options |= {"max_age": self.max_age, "delay": self.delay, "last_n": self.last_n}
         given = "".join(f", {name}={value!r}" for name, value in options.items() if value)
         listed = ", ".join(f'"{name}"' for name in self.features)
         return f'FeatureLookup("{self.group}", [{listed}]{given})'
@@ -136,6 +144,18 @@ class FeatureLookup:
         """
         stem = self.prefix.rstrip("_") or self.group
         return (f"{stem}__status", f"{stem}__event_time", f"{stem}__age")
+
+    @property
+    def explain_columns(self) -> tuple[str, str, str]:
+        """The columns that say where a record was found: file or journal, seq, and the rule.
+
+        Examples
+        --------
+        >>> FeatureLookup("weather").explain_columns
+        ('weather__source', 'weather__write_seq', 'weather__rule')
+        """
+        stem = self.prefix.rstrip("_") or self.group
+        return (f"{stem}__source", f"{stem}__write_seq", f"{stem}__rule")
 
     # ── against the group's definition ───────────────────────────────────────────────────────
 
@@ -217,6 +237,7 @@ class FeatureLookup:
             "rename": self.rename,
             "max_age": self.max_age,
             "delay": self.delay,
+            "last_n": self.last_n,
         }
         return {name: value for name, value in row.items() if value}
 

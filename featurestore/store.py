@@ -7,6 +7,7 @@ it: a process that puts and gets single records pays for none of them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from featurestore.dtypes import DType
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
+    from featurestore.engine.snapshot import GroupSnapshot
     from featurestore.engine.verify.findings import Fault
     from featurestore.engine.writer import Outcome, Put
     from featurestore.feature_view import FeatureLookup
@@ -643,13 +645,18 @@ class FeatureStore:
         known: str = "event_time",
         tz: str | tzinfo | None = None,
         with_status: bool = False,
+        explain: bool = False,
+        last_n: int | None = None,
+        stream: bool = False,
+        memory_limit: int = 1 << 30,
     ) -> Any:
         """Join each label with what was known at its moment.
 
         Parameters
         ----------
-        labels : Arrow, pandas or Polars table
-            Key columns and a time for each row.
+        labels : table, path of a Parquet file, ``pyarrow.RecordBatchReader`` or iterator of batches
+            Key columns and a time for each row.  A table is Arrow, pandas or Polars; a path ends
+            in ``.parquet`` or is a ``Path``.
         features : str, FeatureLookup, or a list of them
             ``"group:feature"``, ``"group:*"``, the name of a feature view, or a lookup.
         label_time : str, optional
@@ -661,29 +668,92 @@ class FeatureStore:
         tz : str or tzinfo, optional
             Zone of naive label times.
         with_status : bool
-            Add status, event time and age of each lookup.
+            Add status (``PRESENT``, ``EXPIRED``, ``DELETED``, ``MISSING``), event time and age of
+            each lookup: ``weather__status``, ``weather__event_time``, ``weather__age``.
+        explain : bool
+            Add these, and which file or journal the record came from, its seq, and the rule that
+            decided: ``weather__source``, ``weather__write_seq``, ``weather__rule``.
+        last_n : int, optional
+            Take the last so many values at or before each label, as lists with the newest last;
+            for lookups that do not say themselves.  See :class:`FeatureLookup`.
+        stream : bool
+            Give record batches while labels are read, instead of a table.
+        memory_limit : int
+            With ``stream=True``, bytes to keep within, labels given in memory aside; 1 GiB.
 
         Returns
         -------
-        table
-            Rows and order of ``labels``, of their kind, with the features beside them.
+        table, or with ``stream=True`` a ``pyarrow.RecordBatchReader``
+            Rows and order of ``labels``, with the features beside them: pandas or Polars if the
+            labels were, else Arrow.  A reader gives Arrow always, and looks at the store as it was
+            when it was asked for; files stay until it has been read or let go.
+
+        Raises
+        ------
+        InvalidInput
+            For a missing column, a label without time, a key of the wrong type, two columns of
+            one name.
+
+        Examples
+        --------
+        >>> import tempfile, featurestore as fs
+        >>> from datetime import UTC, datetime
+        >>> store = fs.open(tempfile.mkdtemp())
+        >>> group = store.create_feature_group("weather", record_identifier="origin",
+        ...     event_time="at", features={"origin": "string", "at": "timestamp", "temp": "int64"})
+        >>> noon, one = datetime(2024, 1, 1, 12, tzinfo=UTC), datetime(2024, 1, 1, 13, tzinfo=UTC)
+        >>> for at, temp in ((noon, 39), (one, 41)):
+        ...     put = store.put_record("weather", {"origin": "JFK", "at": at, "temp": temp})
+        >>> labels = {"origin": ["JFK", "EWR"], "event_time": [one, one]}
+        >>> store.point_in_time(labels, "weather:temp")["temp"].to_pylist()
+        [41, None]
+        >>> store.point_in_time(labels, "weather:temp", last_n=2)["temp"].to_pylist()
+        [[39, 41], None]
+        >>> sum(batch.num_rows for batch in store.point_in_time(labels, "weather:*", stream=True))
+        2
+        >>> store.close()
         """
         from featurestore.engine import point_in_time
 
         lookups = self._lookups(features)
+        if last_n is not None:
+            lookups = tuple(
+                lookup if lookup.last_n is not None else replace(lookup, last_n=last_n)
+                for lookup in lookups
+            )
+        how: dict[str, Any] = {
+            "label_time": label_time,
+            "known": known,
+            "tz": tz,
+            "with_status": with_status,
+            "explain": explain,
+        }
+        if not stream:
+            with self._history(lookups, as_of) as snapshots:
+                return point_in_time.join(labels, lookups, snapshots, **how)
+
+        def batches() -> Iterator[Any]:
+            with self._history(lookups, as_of) as snapshots:
+                yield from point_in_time.stream(
+                    labels, lookups, snapshots, memory_limit=memory_limit, **how
+                )
+
+        import pyarrow as pa
+
+        running = batches()
+        schema = next(running)  # the moment is now; let go unread, the generator unpins its files
+        return pa.RecordBatchReader.from_batches(schema, running)
+
+    @contextlib.contextmanager
+    def _history(
+        self, lookups: Sequence[FeatureLookup], as_of: int | datetime | None
+    ) -> Iterator[dict[str, GroupSnapshot]]:
+        """Give the groups of some lookups at one moment, all of them with history."""
         groups = list(dict.fromkeys(lookup.group for lookup in lookups))
         with self._database.snapshot(groups, seq=self._seq(as_of)) as snapshots:
             for snapshot in snapshots.values():
                 snapshot.require_history()
-            return point_in_time.join(
-                labels,
-                lookups,
-                snapshots,
-                label_time=label_time,
-                known=known,
-                tz=tz,
-                with_status=with_status,
-            )
+            yield snapshots
 
     def snapshot(self) -> int:
         """Return the seq of the last commit: a token for ``as_of=`` and ``since=``."""

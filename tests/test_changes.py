@@ -201,7 +201,7 @@ def test_what_is_no_consumer_or_no_seq_is_refused() -> None:
         two_groups(store)
         store.put_record("left", record(1))
         store.create_consumer("replica")
-        with pytest.raises(fs.ConsumerExists, match='"replica".* seq 0'):
+        with pytest.raises(fs.ConsumerExists, match=r'"replica".* seq 0'):
             store.create_consumer("replica")
         with pytest.raises(fs.UnknownConsumer, match='mean "replica"'):
             store.changes(consumer="replika")

@@ -158,6 +158,10 @@ def _compile(
     with_status: bool,
 ) -> _Compiled:
     """Return lookups as roles, no two columns of one name."""
+    if any(asked.last_n is not None for asked in lookups):
+        raise InvalidInput(
+            "last_n= is for point_in_time: the online store keeps the latest record of a key only."
+        )
     known = database.catalog_at(txn)
     groups = {asked.group: known.group(asked.group) for asked in lookups}
     added = result_columns(lookups, groups, taken=taken)

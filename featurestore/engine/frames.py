@@ -142,6 +142,16 @@ def append(frame: Any, columns: Mapping[str, pa.ChunkedArray]) -> Any:
     return pa.Table.from_arrays([*frame.columns, *columns.values()], schema=schema)
 
 
+def to_arrow(frame: Any) -> pa.Table:
+    """Return a frame as Arrow, without the index that a pandas DataFrame has."""
+    if _is_pandas(frame):
+        try:
+            return pa.Table.from_pandas(frame, preserve_index=False)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise InvalidRecord(f"A column cannot be read as Arrow: {error}") from error
+    return frame.to_arrow() if _is_polars(frame) else frame
+
+
 def _is_pandas(given: Any) -> bool:
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(given, pandas.DataFrame)

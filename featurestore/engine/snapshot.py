@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from featurestore.encoding.keys import KeyHash
     from featurestore.schema import FeatureGroup
     from featurestore.storage.manifest import FileEntry, GroupState
+    from featurestore.storage.parquet import HistoryFile
 
 
 @dataclass
@@ -93,6 +94,12 @@ class GroupSnapshot:
         from featurestore.storage.parquet import read_history
 
         return read_history(self.root, entry, self.group, columns)
+
+    def open(self, entry: FileEntry) -> HistoryFile:
+        """Open one of the files, to read some of its row groups."""
+        from featurestore.storage.parquet import HistoryFile
+
+        return HistoryFile(self.root, entry, self.group)
 
 
 class Pin:

@@ -31,10 +31,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 INT64 = types.int64
 INT64_READ = types.Array(types.int64, 1, "C", readonly=True)
 """A contiguous int64 array that is only read: writable ones fit too, and so does Arrow memory."""
+INT64_WRITE = types.Array(types.int64, 1, "C")
+"""The same to write."""
+INT64_FILE = types.Array(types.int64, 1, "C", readonly=True, aligned=False)
+"""The same, anywhere in memory: a page of a mapped file begins at any byte."""
 BYTES_READ = types.Array(types.uint8, 1, "C", readonly=True)
 """The same of bytes."""
 WORDS_READ = types.Array(types.uint64, 1, "C", readonly=True)
 """The same of unsigned 64-bit words."""
+BOOL_READ = types.Array(types.boolean, 1, "C", readonly=True)
+BOOL_WRITE = types.Array(types.boolean, 1, "C")
 
 
 def kernel(*signature: Any, returns: Any = types.void, nogil: bool = True) -> Callable[[F], F]:

@@ -1,20 +1,30 @@
 """As-of matching: for each label, the newest row of its key that was known at its time.
 
-The labels are laid out once, by key and time.  History then streams past in any order, chunk by
-chunk, and is never sorted: each row is put down at the first label that could have known it, where
-only the newest row stays.  At the end one sweep carries each key's best row forward in time. ::
+The labels are laid out once, by key and time.  History then comes past, and is never sorted here.
+There are two ways to go through it, and a label keeps the better of what both found:
+
+* :func:`asof_runs`, where rows *are* sorted: files are, by key, event time and seq.  A run of one
+  key meets the labels of that key, and both go forward together: a merge, which costs per run and
+  per label, and nothing for the rows in between. ::
 
     labels of one key      L0            L1        L2                    L3
     ──────────────────────┬─────────────┬─────────┬─────────────────────┬──────────▶ time
+    rows of its run          a     b          c        d    e    f
+    each label takes               └──▶ L1    └──▶ L2            └──▶ L3   the last one before it
+
+* :func:`asof_update`, where they are not, or where "known" is not decided by event time alone
+  (arrival times, snapshots).  Each row is put down at the first label that could have known it,
+  where only the newest row stays; :func:`asof_finish` then carries each key's best row forward in
+  time.  *m* rows against *n* labels of *k* keys cost O(m log(n/k) + n). ::
+
     rows, known from:        b    a        d         c
                              └────┴────▶   └──────▶  └──────────────────▶
     asof_update puts down                newer of     d                    c
                                          a and b
     asof_finish carries     none          a or b      newest so far        newest so far
 
-*m* rows of history against *n* labels of *k* keys cost O(m log(n/k) + n), in 24 bytes for each
-label, whatever the length of history or the number of labels a key has.  Nothing depends on the
-order of rows, so late rows, ties, publishing delays and arrival times need no special case:
+Nothing depends on the order in which files come, so late rows, ties, publishing delays and arrival
+times need no special case:
 
 =============  ===================================================================================
 a row          is known at a label when ``event time + delay <= label time``, and, if asked for,
@@ -34,12 +44,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import from_dtype, types
 
-from featurestore.kernels import INT64, INT64_READ, kernel
+from featurestore.kernels import INT64, INT64_FILE, INT64_READ, INT64_WRITE, kernel
 
 Int64 = npt.NDArray[np.int64]
 
 NO_ROW = -1
-INT64_MAX = 2**63 - 1
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 BEST_DTYPE = np.dtype([("event_time_us", np.int64), ("seq", np.int64), ("row", np.int64)])
 """The best row put down at a label: side by side, because they are read and written together."""
@@ -89,12 +99,100 @@ def asof_prepare(codes: Int64, time_us: Int64, keys: int) -> AsofLabels:
     """
     if codes.size and codes.max() >= keys:
         raise ValueError(f"a label's key code is {codes.max()}, but there are {keys} keys")
-    order = np.lexsort((time_us, codes))
-    order = order[np.searchsorted(codes[order], 0) :]  # keyless labels sort to the front
-    best = np.zeros(order.size, BEST_DTYPE)
+    if time_us.size != codes.size:
+        raise ValueError("columns of labels differ in length")
+    starts = np.zeros(keys + 1, np.int64)
+    kept = _count(codes, starts)
+    order, laid_us = np.empty(kept, np.int64), np.empty(kept, np.int64)
+    _deal(codes, time_us, starts, order, laid_us)
+    longest = int(np.diff(starts).max(initial=0))
+    _sort_runs(starts, order, laid_us, np.empty((2, longest), np.int64))
+    best = np.zeros(kept, BEST_DTYPE)
     best["row"] = NO_ROW
-    starts = np.searchsorted(codes[order], np.arange(keys + 1))
-    return AsofLabels(order, starts, np.ascontiguousarray(time_us[order]), best)
+    return AsofLabels(order, starts, laid_us, best)
+
+
+@kernel(INT64_READ, INT64_WRITE, returns=INT64)
+def _count(codes: Int64, starts: Int64) -> int:
+    """Set where each key's labels begin; return how many labels have a key."""
+    keys = starts.size - 1
+    for i in range(codes.size):
+        if codes[i] >= 0:
+            starts[codes[i] + 1] += 1
+    for key in range(keys):
+        starts[key + 1] += starts[key]
+    return int(starts[keys])
+
+
+@kernel(INT64_READ, INT64_READ, INT64_READ, INT64_WRITE, INT64_WRITE)
+def _deal(codes: Int64, time_us: Int64, starts: Int64, order: Int64, laid_us: Int64) -> None:
+    """Deal labels out to their keys, in the order they come."""
+    place = starts.copy()
+    for i in range(codes.size):
+        if codes[i] >= 0:
+            at = place[codes[i]]
+            place[codes[i]] = at + 1
+            order[at], laid_us[at] = i, time_us[i]
+
+
+_INSERTION_MAX = 40
+_SIGN = np.uint64(1 << 63)
+_TWO_ROWS = types.Array(types.int64, 2, "C")
+
+
+@kernel(INT64_WRITE, INT64_WRITE, INT64, INT64)
+def _insertion_sort(order: Int64, time_us: Int64, low: int, high: int) -> None:
+    """Sort a short run, stably."""
+    for i in range(low + 1, high):
+        moved_us, moved = time_us[i], order[i]
+        at = i
+        while at > low and time_us[at - 1] > moved_us:
+            time_us[at], order[at] = time_us[at - 1], order[at - 1]
+            at -= 1
+        time_us[at], order[at] = moved_us, moved
+
+
+@kernel(INT64_WRITE, INT64_WRITE, INT64, INT64, _TWO_ROWS)
+def _radix_sort(order: Int64, time_us: Int64, low: int, high: int, spare: Int64) -> None:
+    """Sort a long run, stably: byte by byte, from the lowest to the highest that differs."""
+    # With the sign bit flipped, times are in order as unsigned numbers, whose differences fit.
+    base = np.uint64(time_us[low:high].min()) ^ _SIGN
+    span = (np.uint64(time_us[low:high].max()) ^ _SIGN) - base
+    counts = np.empty(257, np.int64)
+    shift = np.uint64(0)
+    while shift < 64 and span >> shift != 0:
+        counts[:] = 0
+        for i in range(low, high):
+            byte = np.int64((((np.uint64(time_us[i]) ^ _SIGN) - base) >> shift) & np.uint64(255))
+            counts[byte + 1] += 1
+        for b in range(256):
+            counts[b + 1] += counts[b]
+        for i in range(low, high):
+            byte = np.int64((((np.uint64(time_us[i]) ^ _SIGN) - base) >> shift) & np.uint64(255))
+            at = counts[byte]
+            counts[byte] = at + 1
+            spare[0, at], spare[1, at] = time_us[i], order[i]
+        for i in range(high - low):
+            time_us[low + i], order[low + i] = spare[0, i], spare[1, i]
+        shift += np.uint64(8)
+
+
+@kernel(INT64_READ, INT64_WRITE, INT64_WRITE, _TWO_ROWS)
+def _sort_runs(starts: Int64, order: Int64, time_us: Int64, spare: Int64) -> None:
+    """Sort each key's labels by time, stably."""
+    for key in range(starts.size - 1):
+        low, high = starts[key], starts[key + 1]
+        ascending = True
+        for i in range(low + 1, high):
+            if time_us[i] < time_us[i - 1]:
+                ascending = False
+                break
+        if ascending:
+            continue
+        if high - low <= _INSERTION_MAX:
+            _insertion_sort(order, time_us, low, high)
+        else:
+            _radix_sort(order, time_us, low, high, spare)
 
 
 @kernel(INT64, INT64, _BEST_ROW, returns=types.boolean)
@@ -112,6 +210,26 @@ def _first_known(label_us: Int64, low: int, high: int, known_us: int) -> int:
         middle = (low + high) // 2
         if label_us[middle] < known_us:
             low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel(INT64_FILE, INT64, INT64, INT64, returns=INT64)
+def _last_upto(event_us: Int64, low: int, high: int, newest_us: int) -> int:
+    """Return the last row of ``low:high`` at or before ``newest_us``, knowing that ``low`` is.
+
+    Steps that double find the row near by, where it usually is, and bisection the rest.
+    """
+    step = 1
+    while low + step < high and event_us[low + step] <= newest_us:
+        low += step
+        step *= 2
+    high = min(high, low + step)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if event_us[middle] <= newest_us:
+            low = middle
         else:
             high = middle
     return low
@@ -172,6 +290,110 @@ def asof_update(
             best[at]["event_time_us"] = event_us[i]
             best[at]["seq"] = seq[i]
             best[at]["row"] = row_first + i
+
+
+@kernel(
+    INT64_READ, INT64_READ, _BEST,
+    INT64_READ, INT64_READ, INT64_FILE, INT64_READ, INT64, INT64,
+)  # fmt: skip
+def asof_runs(
+    starts: Int64,
+    label_us: Int64,
+    best: npt.NDArray[np.void],
+    run_starts: Int64,
+    run_codes: Int64,
+    event_us: Int64,
+    seq: Int64,
+    delay_us: int,
+    row_first: int,
+) -> None:
+    """Let one stretch of sorted history improve the best rows.
+
+    Parameters
+    ----------
+    starts, label_us, best
+        Of :func:`asof_prepare`; ``best`` is changed in place, and only for keys of these runs.
+    run_starts : int64[r]
+        First row of each run of one key, ascending; the last run ends with the stretch.
+    run_codes : int64[r]
+        Key of each run, as the labels are coded; negative for a key that no label has.
+    event_us : int64[m]
+        Event times, ascending within a run.
+    seq : int64[m] or int64[0]
+        Sequence numbers, ascending where event times are equal.  Empty when no row seen before,
+        but of this very file, can have the same key and event time: then the later one wins.
+    delay_us : int
+        How long after its event time a row is published; not negative.
+    row_first : int
+        Number of the stretch's first row in the caller's count of rows.
+    """
+    rows, runs = event_us.size, run_starts.size
+    if run_codes.size != runs or seq.size not in (0, rows):
+        raise ValueError("columns of history differ in length")
+    if delay_us < 0:
+        raise ValueError("a delay is negative")
+    for run in range(runs):
+        code = run_codes[run]
+        if code < 0:
+            continue
+        if code >= starts.size - 1:
+            raise ValueError("a key code of history is out of range")
+        low = run_starts[run]
+        high = run_starts[run + 1] if run + 1 < runs else rows
+        if not 0 <= low < high <= rows:
+            raise ValueError("a run of history is out of range")
+        if event_us[low] > INT64_MAX - delay_us:  # beyond it a row is never known
+            continue
+        end = starts[code + 1]
+        row = low  # the last known row of the labels so far, and the first that may be known next
+        for i in range(_first_known(label_us, starts[code], end, event_us[low] + delay_us), end):
+            # Cannot wrap: the label is not before the first row's event time plus the delay.
+            newest_us = label_us[i] - delay_us
+            row = _last_upto(event_us, row, high, newest_us)
+            row_seq = seq[row] if seq.size > 0 else 0
+            now = best[i]
+            if (
+                now["row"] == NO_ROW
+                or event_us[row] > now["event_time_us"]
+                or (
+                    event_us[row] == now["event_time_us"]
+                    and (seq.size == 0 or row_seq > now["seq"])
+                )
+            ):
+                best[i]["event_time_us"] = event_us[row]
+                best[i]["seq"] = row_seq
+                best[i]["row"] = row_first + row
+
+
+@kernel(INT64_READ, _BEST, INT64, INT64, INT64, returns=types.boolean)
+def asof_pending(
+    label_us: Int64, best: npt.NDArray[np.void], delay_us: int, oldest_us: int, newest_us: int
+) -> bool:
+    """Say whether any label could still get a better row from those of a stretch of event time.
+
+    Parameters
+    ----------
+    label_us, best
+        Of :func:`asof_prepare`.
+    delay_us : int
+        How long after its event time a row is published; not negative.
+    oldest_us, newest_us : int
+        The first and the last event time of the stretch.
+
+    Examples
+    --------
+    >>> labels = asof_prepare(np.array([0]), np.array([10]), 1)
+    >>> [asof_pending(*labels[2:], 0, 5, 7), asof_pending(*labels[2:], 0, 11, 12)]
+    [True, False]
+    """
+    if oldest_us > INT64_MAX - delay_us:
+        return False
+    for i in range(label_us.size):
+        if label_us[i] >= oldest_us + delay_us and (
+            best[i]["row"] == NO_ROW or best[i]["event_time_us"] <= newest_us
+        ):
+            return True
+    return False
 
 
 @kernel(INT64_READ, _BEST)

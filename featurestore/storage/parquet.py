@@ -10,6 +10,7 @@ threads and of compaction.  A *staged* file was written before its commit: its `
 ordinals and its ``write_time`` is null, unless imported; the manifest says where each committed
 stretch begins, and :func:`read_history` adds it.  Nobody above this module sees the difference.
 
+How each column is encoded is decided for each file, by what a sample of it weighs (``layout``).
 A file is described once, when it is written (:func:`describe`), and never changes afterwards.
 Page checksums are written and checked on every read through here; the manifest keeps size and
 digest of the whole.
@@ -18,8 +19,10 @@ digest of the whole.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +31,9 @@ import pyarrow.parquet as pq
 
 from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.errors import CorruptStore
-from featurestore.storage import files
+from featurestore.storage import files, layout
 from featurestore.storage.manifest import FileEntry
+from featurestore.storage.pages import raw_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -90,12 +94,16 @@ def write_row_groups(
 
 
 def _write_pieces(path: Path, pieces: Iterable[pa.Table], group: FeatureGroup) -> None:
+    pieces = iter(pieces)
+    # Rows are in the order of a hash: the first row group is as good a sample as any.
+    first = next(pieces, None)
+    sample = history_schema(group).empty_table() if first is None else first
     with (
-        pq.ParquetWriter(path, history_schema(group), **_writer_options(group)) as writer,
+        pq.ParquetWriter(path, sample.schema, **_writer_options(sample, group)) as writer,
         ThreadPoolExecutor(1) as other_thread,
     ):
         written: Future[None] | None = None
-        for piece in pieces:
+        for piece in itertools.chain(() if first is None else (first,), pieces):
             if written is not None:
                 written.result()
             written = other_thread.submit(writer.write_table, piece, piece.num_rows)
@@ -103,23 +111,15 @@ def _write_pieces(path: Path, pieces: Iterable[pa.Table], group: FeatureGroup) -
             written.result()
 
 
-def _writer_options(group: FeatureGroup) -> dict[str, Any]:
-    # A dictionary pays for keys, which repeat, and for text; for numbers the attempt costs half
-    # of the writing time and is thrown away.
-    text = [f.name for f in group.value_features if f.dtype.kind in ("string", "binary")]
-    dictionary = [KEY_HASH, *group.record_identifier, *text, IS_DELETED, STORES, EXPIRES_AT]
-    return {
-        "compression": "zstd",
-        "compression_level": 1,
-        "use_dictionary": dictionary,
-        "column_encoding": {
-            group.event_time: "DELTA_BINARY_PACKED",
-            WRITE_SEQ: "DELTA_BINARY_PACKED",
-            WRITE_TIME: "DELTA_BINARY_PACKED",
-        },
-        "write_page_checksum": True,
-        "store_schema": True,
-    }
+def _writer_options(sample: pa.Table, group: FeatureGroup) -> dict[str, Any]:
+    chosen = layout.writer_options(
+        sample,
+        identifiers=(KEY_HASH, *group.record_identifier),
+        event_time=group.event_time,
+        rarely=(WRITE_SEQ, WRITE_TIME, EXPIRES_AT, IS_DELETED, STORES),
+        row_group_rows=ROW_GROUP_ROWS,
+    )
+    return {**chosen, "write_page_checksum": True, "store_schema": True}
 
 
 def describe(
@@ -221,50 +221,186 @@ def read_history(
     CorruptStore
         The file is missing, damaged, or not what the manifest says.
     """
-    full = history_schema(group)
-    wanted = full.names if columns is None else list(columns)
-    with (
-        _reading(entry),
-        pq.ParquetFile(root / entry.path, page_checksum_verification=True, memory_map=True) as file,
-    ):
-        if file.metadata.num_rows != entry.rows:
+    with HistoryFile(root, entry, group) as file:
+        return file.read(columns)
+
+
+class HistoryFile:
+    """One history file, open for reading some of its columns, of some of its row groups.
+
+    Attributes
+    ----------
+    entry : FileEntry
+        The file, as listed at the moment the reader looks at.
+    firsts : int64[row groups + 1]
+        First row of each row group that has visible rows, and where the last one's end.
+    """
+
+    def __init__(self, root: Path, entry: FileEntry, group: FeatureGroup) -> None:
+        self.entry = entry
+        self._full = history_schema(group)
+        self._path = root / entry.path
+        self._memory: pa.Buffer | None = None
+        with _reading(entry):
+            self._file = self._open()
+        self._metadata = self._file.metadata
+        if self._metadata.num_rows != entry.rows:
+            self._file.close()
             raise CorruptStore(
-                f"{entry.path} has {file.metadata.num_rows} rows; the manifest says {entry.rows}."
+                f"{entry.path} has {self._metadata.num_rows} rows; the manifest says {entry.rows}."
             )
-        present = set(file.schema_arrow.names)
-        table = file.read(columns=[name for name in wanted if name in present])
-    table = table.slice(0, entry.visible_rows)
-    arrays = []
-    for name in wanted:
-        field = full.field(name)
-        if name not in present:
-            arrays.append(pa.chunked_array([pa.nulls(entry.visible_rows, field.type)]))
-        elif name == WRITE_SEQ and entry.kind == "staged":
-            arrays.append(_absolute_seq(table.column(name), entry))
-        elif name == WRITE_TIME and entry.kind == "staged":
-            arrays.append(_absolute_time(table.column(name), entry))
-        else:
-            arrays.append(table.column(name).cast(field.type))
-    return pa.Table.from_arrays(arrays, schema=pa.schema([full.field(n) for n in wanted]))
+        self._types = {field.name: field.type for field in self._file.schema_arrow}
+        rows = [self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups)]
+        firsts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
+        visible = int(np.searchsorted(firsts, entry.visible_rows))
+        self.firsts = np.minimum(firsts[: visible + 1], entry.visible_rows)
+
+    def _open(self, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            self._path,
+            metadata=getattr(self, "_metadata", None),
+            read_dictionary=list(dictionaries),
+            page_checksum_verification=True,
+            memory_map=True,
+            pre_buffer=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; arrays of :meth:`raw` stay."""
+        self._file.close()
+
+    @property
+    def row_groups(self) -> int:
+        """How many row groups have visible rows."""
+        return len(self.firsts) - 1
+
+    def rows_of(self, row_group: int) -> int:
+        """Return how many visible rows a row group has."""
+        return int(self.firsts[row_group + 1] - self.firsts[row_group])
+
+    @cached_property
+    def _chunk_numbers(self) -> dict[str, int]:
+        schema = self._metadata.schema
+        return {schema.column(i).path: i for i in range(self._metadata.num_columns)}
+
+    def hash_bounds(self, row_group: int) -> tuple[int, int]:
+        """Return the least and the greatest key hash of a row group."""
+        chunk = self._metadata.row_group(row_group).column(self._chunk_numbers[KEY_HASH])
+        bounds = chunk.statistics
+        if bounds is None or not bounds.has_min_max:
+            return self.entry.min_hash, self.entry.max_hash
+        return bounds.min, bounds.max
+
+    def all_null(self, column: str) -> bool:
+        """Return whether the file's statistics say that a column has no value at all."""
+        number = self._chunk_numbers.get(column)
+        if number is None:
+            return column not in self._types
+        for i in range(self.row_groups):
+            chunk = self._metadata.row_group(i).column(number)
+            known = chunk.statistics
+            if known is None or not known.has_null_count or known.null_count != chunk.num_values:
+                return False
+        return True
+
+    def raw(self, column: str, row_group: int) -> np.ndarray[Any, Any] | None:
+        """Return a column of a row group out of the mapped file, where it lies there as an array.
+
+        Returns
+        -------
+        uint64[rows] or uint32[rows], or None
+            The visible values' bits, at any byte of memory; None when the column has to be read.
+        """
+        number, kind = self._chunk_numbers.get(column), self._full.field(column).type
+        if number is None or self._types[column] != kind or not _is_plain(kind):
+            return None
+        if column in {WRITE_SEQ, WRITE_TIME} and self.entry.kind == "staged":
+            return None
+        if self._memory is None:
+            with _reading(self.entry), pa.memory_map(str(self._path)) as mapped:
+                self._memory = mapped.read_buffer()
+        about = self._metadata.row_group(row_group)
+        width = kind.bit_width // 8
+        memory = memoryview(self._memory)
+        at = raw_page(memory, about.column(number), about.num_rows, width)
+        if at < 0:
+            return None
+        return np.frombuffer(self._memory, f"u{width}", self.rows_of(row_group), at)
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        row_groups: Sequence[int] | None = None,
+        dictionaries: Sequence[str] = (),
+    ) -> pa.Table:
+        """Read visible rows in the history layout.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            In the order wanted; all by default.
+        row_groups : sequence of int, optional
+            Ascending; all by default.
+        dictionaries : sequence of str
+            Columns of text or bytes to be left as dictionaries where the file has them so.
+
+        Returns
+        -------
+        pyarrow.Table
+            Rows in file order, ``write_seq`` and ``write_time`` absolute.
+        """
+        wanted = self._full.names if columns is None else list(columns)
+        chosen = range(self.row_groups) if row_groups is None else row_groups
+        stretches = [(int(self.firsts[i]), int(self.firsts[i + 1])) for i in chosen]
+        rows = sum(end - first for first, end in stretches)
+        names = [name for name in wanted if name in self._types]
+        with _reading(self.entry):
+            file = self._open(dictionaries) if dictionaries else self._file
+            table = file.read_row_groups(list(chosen), columns=names, use_threads=False)
+        table = table.slice(0, rows)  # rows that are not visible come last
+        arrays = [self._as_listed(table, name, stretches, rows, dictionaries) for name in wanted]
+        fields = [
+            self._full.field(name).with_type(array.type)
+            for name, array in zip(wanted, arrays, strict=True)
+        ]
+        return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+    def _as_listed(
+        self,
+        table: pa.Table,
+        name: str,
+        stretches: Sequence[tuple[int, int]],
+        rows: int,
+        dictionaries: Sequence[str],
+    ) -> pa.ChunkedArray:
+        kind = self._full.field(name).type
+        if name not in self._types:
+            return pa.chunked_array([pa.nulls(rows, kind)])
+        column = table.column(name)
+        if self.entry.kind == "staged" and name in {WRITE_SEQ, WRITE_TIME}:
+            number = np.concatenate([np.arange(*s) for s in stretches] or [np.zeros(0, np.int64)])
+            ends, base_seqs, times_us = np.array(self.entry.slices, np.int64).reshape(-1, 3).T
+            commit = np.searchsorted(ends, number, side="right")
+            if name == WRITE_SEQ:
+                return pa.chunked_array([pa.array(as_int64(column) + base_seqs[commit])])
+            committed = pa.array(times_us[commit]).view(column.type)
+            column = pa.chunked_array([pc.coalesce(column.combine_chunks(), committed)])
+        if name in dictionaries and pa.types.is_dictionary(column.type):
+            return column
+        return column.cast(kind)
 
 
-def _absolute_seq(column: pa.ChunkedArray, entry: FileEntry) -> pa.ChunkedArray:
-    seq = as_int64(column).copy()
-    start = 0
-    for end, base_seq, _time in entry.slices:
-        seq[start:end] += base_seq
-        start = end
-    return pa.chunked_array([pa.array(seq)])
-
-
-def _absolute_time(column: pa.ChunkedArray, entry: FileEntry) -> pa.ChunkedArray:
-    times = np.empty(entry.visible_rows, np.int64)
-    start = 0
-    for end, _base, commit_time_us in entry.slices:
-        times[start:end] = commit_time_us
-        start = end
-    committed = pa.array(times).view(column.type)
-    return pa.chunked_array([pc.coalesce(column.combine_chunks(), committed)])
+def _is_plain(kind: pa.DataType) -> bool:
+    """Return whether values of a type are numbers of a fixed number of bytes."""
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
+    )
 
 
 @contextlib.contextmanager

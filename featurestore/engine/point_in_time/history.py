@@ -1,0 +1,253 @@
+"""History's side: the files and the journal tail, as pieces that are read or left out.
+
+::
+
+    group ─▶ sources: files, journal tail          left out by the manifest: hash range, event
+              └─▶ pieces: a file's row groups       times, seqs;  by the footer: hash range
+
+A piece is the unit of reading; rows are numbered over all pieces that are left.  A file of one row
+group is read whole.  Of larger ones a column is taken as an array out of the mapped file where it
+lies there as one (``storage.pages``), else row groups are decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.errors import CorruptStore
+from featurestore.event_time import MIN_US
+from featurestore.storage import parquet
+from featurestore.storage.parquet import EXPIRES_AT, IS_DELETED
+
+if TYPE_CHECKING:
+    from featurestore.engine.point_in_time.match import Search
+    from featurestore.engine.snapshot import GroupSnapshot
+    from featurestore.storage.manifest import FileEntry
+    from featurestore.storage.parquet import HistoryFile
+
+Int64 = npt.NDArray[np.int64]
+
+# Keys spread evenly over hashes: with many more of them than row groups, none is left out.
+_HASHED_KEYS_A_ROW_GROUP = 8
+
+
+class Source:
+    """A stretch of history whose pieces are numbered from ``first``.
+
+    Attributes
+    ----------
+    entry : FileEntry or None
+        The file; None for the journal tail.
+    pieces : list of int
+        Its row groups that may matter; the only one of a small file or the tail is 0.
+    firsts : int64[pieces + 1]
+        Number of each piece's first row, and where the last one's end.
+    is_sorted : bool
+        By key, event time and seq.
+    """
+
+    def __init__(self, entry: FileEntry | None, pieces: Sequence[int], rows: Iterable[int]) -> None:
+        self.entry = entry
+        self.pieces = list(pieces)
+        self.firsts = np.cumsum([0, *rows], dtype=np.int64)
+        self.is_sorted = entry is not None
+
+    def number_from(self, first: int) -> int:
+        """Let rows be numbered from ``first``; return the number after the last."""
+        self.firsts += first - self.firsts[0]
+        return int(self.firsts[-1])
+
+    @property
+    def rows(self) -> int:
+        """Rows of all pieces."""
+        return int(self.firsts[-1] - self.firsts[0])
+
+    @property
+    def window(self) -> int:
+        """The window of a cell; -1 for what may overlap anything."""
+        return -1 if self.entry is None or self.entry.kind != "cell" else self.entry.window
+
+    def read(
+        self, columns: list[str], pieces: Sequence[int], dictionaries: Sequence[str] = ()
+    ) -> pa.Table:
+        """Return some columns of some pieces, ascending, one after the other."""
+        raise NotImplementedError
+
+    def raw(self, column: str, piece: int) -> npt.NDArray[Any] | None:
+        """Return the bits of a column of a piece, if they are an array already."""
+        del column, piece
+        return None
+
+    def may_hold(self, column: str) -> bool:
+        """Return whether any row may be a delete, or may expire; features always may."""
+        if self.entry is not None and column == IS_DELETED:
+            return self.entry.tombstones > 0
+        return True
+
+
+class _Whole(Source):
+    """A file of one row group, or the tail: read whole, whatever is asked for."""
+
+    def __init__(
+        self, entry: FileEntry | None, rows: int, load: Callable[[list[str]], pa.Table]
+    ) -> None:
+        super().__init__(entry, [0], [rows])
+        self._load = load
+
+    def read(
+        self, columns: list[str], pieces: Sequence[int], dictionaries: Sequence[str] = ()
+    ) -> pa.Table:
+        del pieces, dictionaries
+        table = self._load(columns)
+        if table.num_rows != self.rows:
+            raise CorruptStore(
+                f"A history file holds {table.num_rows} rows where {self.rows} are listed. Run "
+                "`featurestore verify`."
+            )
+        return table
+
+
+class _Large(Source):
+    """A file of several row groups."""
+
+    def __init__(self, file: HistoryFile, pieces: Sequence[int]) -> None:
+        super().__init__(file.entry, pieces, (file.rows_of(i) for i in pieces))
+        self._file = file
+
+    def read(
+        self, columns: list[str], pieces: Sequence[int], dictionaries: Sequence[str] = ()
+    ) -> pa.Table:
+        return self._file.read(columns, pieces, dictionaries)
+
+    def raw(self, column: str, piece: int) -> npt.NDArray[Any] | None:
+        return self._file.raw(column, piece)
+
+    def may_hold(self, column: str) -> bool:
+        if column == EXPIRES_AT:
+            return not self._file.all_null(column)
+        return super().may_hold(column)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a file, or a row group, must hold to matter to any of a group's searches.
+
+    Attributes
+    ----------
+    event_us_min, event_us_max : int
+        Event times that can answer a label.
+    seq_max : int
+        Newest seq that counts.
+    hashes : int64[n] or None
+        The labels' keys, hashed and sorted; None when there are too many for that to pay.
+    """
+
+    event_us_min: int
+    event_us_max: int
+    seq_max: int
+    hashes: Int64 | None
+
+    @classmethod
+    def of(
+        cls,
+        snapshot: GroupSnapshot,
+        searches: Sequence[Search],
+        *,
+        every_status: bool,
+        hashed_keys_max: int,
+    ) -> Bounds:
+        """Return the bounds of some searches together."""
+        oldest, newest = [], []
+        for search in searches:
+            time_us, max_age_us = search.time_us, search.role.max_age_us
+            newest.append(int(time_us.max()) - search.role.delay_us)
+            # A record over age gives nulls, and so does none: they differ in their status only.
+            if max_age_us is None or every_status:
+                oldest.append(MIN_US)
+            else:
+                oldest.append(int(time_us.min()) - max_age_us)
+        return cls(
+            event_us_min=min(oldest),
+            event_us_max=max(newest),
+            seq_max=snapshot.seq,
+            hashes=_hashes(snapshot, searches, hashed_keys_max),
+        )
+
+    def admit(self, entry: FileEntry) -> bool:
+        """Say whether a file can hold a row that matters."""
+        if entry.min_event_us > self.event_us_max or entry.max_event_us < self.event_us_min:
+            return False
+        if entry.min_seq > self.seq_max:
+            return False
+        return self.admit_hashes(entry.min_hash, entry.max_hash)
+
+    def admit_hashes(self, least: int, greatest: int) -> bool:
+        """Say whether a range of key hashes, ends included, can hold a key that matters."""
+        if self.hashes is None:
+            return True
+        at = int(np.searchsorted(self.hashes, least))
+        return at < self.hashes.size and int(self.hashes[at]) <= greatest
+
+
+def _hashes(
+    snapshot: GroupSnapshot, searches: Sequence[Search], hashed_keys_max: int
+) -> Int64 | None:
+    """Return the hashes of the labels' keys, or None where finding them out would not pay."""
+    row_groups = sum(1 + e.visible_rows // parquet.ROW_GROUP_ROWS for e in snapshot.files)
+    numberings = {id(search.keys): search.keys for search in searches}
+    keys = sum(numbering.index.size for numbering in numberings.values())
+    if keys > min(hashed_keys_max, _HASHED_KEYS_A_ROW_GROUP * row_groups):
+        return None
+    hashed = [n.hashes(snapshot.group, snapshot.key_hash) for n in numberings.values()]
+    known = [hashes for hashes in hashed if hashes is not None]
+    return np.sort(np.concatenate(known)) if len(known) == len(hashed) else None
+
+
+class History:
+    """A group's files, opened when they are first needed, at most once."""
+
+    def __init__(self, snapshot: GroupSnapshot) -> None:
+        self.snapshot = snapshot
+        self._files: dict[int, HistoryFile] = {}
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """Close all files."""
+        self._stack.close()
+
+    def sources(self, bounds: Bounds) -> list[Source]:
+        """Return what may matter: the tail and loose files, then cells, newest window first."""
+        found: list[Source] = []
+        for entry in filter(bounds.admit, self.snapshot.files):
+            if entry.rows <= parquet.ROW_GROUP_ROWS:
+                found.append(_Whole(entry, entry.visible_rows, self._reader(entry)))
+                continue
+            file = self._open(entry)
+            groups = [
+                i for i in range(file.row_groups) if bounds.admit_hashes(*file.hash_bounds(i))
+            ]
+            if groups:
+                found.append(_Large(file, groups))
+        tail = self.snapshot.tail
+        if tail.num_rows:
+            found.append(_Whole(None, tail.num_rows, tail.select))
+        found.sort(key=lambda source: (source.window >= 0, -source.window))
+        first = 0
+        for source in found:
+            first = source.number_from(first)
+        return found
+
+    def _reader(self, entry: FileEntry) -> Callable[[list[str]], pa.Table]:
+        return lambda columns: self.snapshot.read(entry, columns)
+
+    def _open(self, entry: FileEntry) -> HistoryFile:
+        if entry.file_id not in self._files:
+            self._files[entry.file_id] = self._stack.enter_context(self.snapshot.open(entry))
+        return self._files[entry.file_id]
