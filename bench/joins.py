@@ -207,7 +207,8 @@ def _make_labels(run: Run, folder: Path, *, join: Join) -> None:
 def _make_store(run: Run, folder: Path, *, join: Join) -> None:
     import featurestore as fs
 
-    with fs.open(folder / "store", durability="rebuildable") as store:
+    # What is compacted and what is not is part of the question.
+    with fs.open(folder / "store", durability="rebuildable", upkeep=False) as store:
         for history in join.histories(run.size):
             table = datasets.read(run.path(join.data) / f"{history.name}.arrow")
             create(store, history, table)
