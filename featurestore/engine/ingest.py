@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["Counts", "Options", "ingest"]
 
 #: Up to this many rows are one transaction: through the journal, where they go to history, since
-#: a file each would be too many small files.
-JOURNAL_ROWS_MAX = 4096
+#: Up to this many rows and bytes go through the journal: a file each would be too many small
+#: files, and the write lock is held for less than the usual `max_lock`.
+JOURNAL_ROWS_MAX = 16_384
+JOURNAL_BYTES_MAX = 8 << 20
 
 
 def ingest(database: Database, name: str, data: Any, options: Options) -> Counts:
@@ -143,7 +145,7 @@ class _Run:
             self._keep_length_of_nothing(first_row, rows.given)
             return Counts()
         batch = batch_of(database, rows, load.stores)
-        if rows.count <= JOURNAL_ROWS_MAX:
+        if rows.count <= JOURNAL_ROWS_MAX and rows.nbytes <= JOURNAL_BYTES_MAX:
             return through_journal(database, batch, load)
         return in_slices(database, batch, load, progress)
 

@@ -80,6 +80,11 @@ class Rows:
         """Number of rows."""
         return len(self.columns[self.plan.group.event_time])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(column.nbytes for column in self.columns.values())
+
     def without(self, refused: Refused) -> Rows:
         """Leave rows out."""
         if not refused:

@@ -32,11 +32,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.encoding.columns import stamp_many
+from featurestore.engine.bulk import NEVER_US, add_to_journal, move_latest
 from featurestore.engine.file_order import FileOrder, Heads, Keys, heads_of
 from featurestore.engine.filing import give_up, under_intent
 from featurestore.errors import StoreBusy, Unavailable, UnknownFeatureGroup
 from featurestore.record import STORE_OFFLINE, STORE_ONLINE
-from featurestore.storage import catalog, latest, manifest, parquet, requests
+from featurestore.storage import catalog, manifest, parquet, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,7 +58,6 @@ SLICE_KEYS_MAX = 1 << 18
 SLICE_BYTES_MAX = 64 << 20
 #: Share of `max_lock` that a slice is sized for; the rest is for the next one to be slower.
 LOCK_SHARE = 0.5
-NEVER_US = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +143,11 @@ def through_journal(database: Database, batch: Batch, load: Load) -> Counts:
             write_us = np.full(batch.rows, commit.write_time_us)
         stamp_many(records, batch.keys.data, batch.keys.offsets, codes, seqs, write_us)
         if group.offline and batch.stores & STORE_OFFLINE:
-            for row, (code, record) in enumerate(zip(codes, records.split(), strict=True)):
-                commit.journal(group.id, first + row, batch.keys.keys[code], bytes(record))
+            add_to_journal(commit, group.id, first, batch.keys, records)
         before = np.full(len(keys), NEVER_US)
         if group.online and batch.stores & STORE_ONLINE:
             heads = records.take(newest)
-            before = _move_latest(commit, group.id, keys, batch.event_us[newest], heads)
+            before = move_latest(commit, group.id, keys, batch.event_us[newest], heads)
         before_of = np.empty(len(keys), np.int64)
         before_of[codes[newest]] = before
         load.also(commit)
@@ -162,44 +161,6 @@ def through_journal(database: Database, batch: Batch, load: Load) -> Counts:
 
     bytes_needed = 2 * len(records.data) + 64 * batch.rows
     return database.writer.call(work, load.now_us, bytes_needed=bytes_needed)
-
-
-def _move_latest(
-    commit: Commit, group_id: int, keys: Keys, event_us: Int64s, records: Records
-) -> Int64s:
-    """Put stamped records online, each unless what is there is newer.
-
-    Parameters
-    ----------
-    commit : Commit
-        The transaction.
-    group_id : int
-        Whose records they are.
-    keys : Keys of m keys
-        In file order, so that LMDB pages are touched one after the other.
-    event_us : int64[m]
-        Event times of the records.
-    records : Records
-        One for each key.
-
-    Returns
-    -------
-    int64[m]
-        Event time that was online before; the smallest int64 where nothing was.
-    """
-    before = np.full(len(keys), NEVER_US)
-    key_bounds, bounds = keys.offsets.tolist(), records.offsets.tolist()
-    for at, (key_hash, time_us) in enumerate(
-        zip(keys.hashes.tolist(), event_us.tolist(), strict=True)
-    ):
-        key = keys.data[key_bounds[at] : key_bounds[at + 1]].tobytes()
-        current = latest.get(commit.env, commit.txn, group_id, key_hash, key)
-        if current is not None:
-            before[at] = latest.event_time_us(current)
-        if current is None or time_us >= before[at]:
-            record = records.data[bounds[at] : bounds[at + 1]].tobytes()
-            latest.put(commit.env, commit.txn, group_id, key_hash, key, record)
-    return before
 
 
 def _require_group(commit: Commit, group: FeatureGroup) -> None:
@@ -344,7 +305,7 @@ class _Slices:
                 seqs = base_seq + heads.seqs[first:end]
                 codes = np.arange(end - first)
                 stamp_many(records, keys.data, keys.offsets, codes, seqs, write_us)
-                before = _move_latest(commit, heads.group.id, keys, heads.event_us[newest], records)
+                before = move_latest(commit, heads.group.id, keys, heads.event_us[newest], records)
             if start == 0:
                 load.also(commit)
             return commit, before, self._save(commit, start, stop, base_seq)

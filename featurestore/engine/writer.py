@@ -99,10 +99,14 @@ class Commit:
         """Add a record to the history of a group."""
         self._rows.setdefault(group_id, []).append((seq, key, record))
 
+    def write_journal(self, group_id: int) -> None:
+        """Write the rows of a group so far: whoever adds an entry of their own comes after them."""
+        journal.append(self.env, self.txn, group_id, self._rows.pop(group_id, ()))
+
     def finish(self) -> None:
         """Write the journal entries and the row of the commit log."""
-        for group_id, rows in self._rows.items():
-            journal.append(self.env, self.txn, group_id, rows)
+        for group_id in list(self._rows):
+            self.write_journal(group_id)
         if self.last_seq > self._first_seq:
             commits.append(self.env, self.txn, self.last_seq, self.write_time_us)
             requests.forget_old(self.env, self.txn, self.write_time_us)

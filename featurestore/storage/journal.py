@@ -30,6 +30,7 @@ _GROUP = struct.Struct(">I")
 _KEY = struct.Struct(">IQ")
 _HEAD = struct.Struct("<IQ")
 _KEY_LENGTH = struct.Struct("<H")
+HEAD_BYTES = _HEAD.size
 #: Larger batches are split into several entries, so that deleting one never needs much room.
 ENTRY_BYTES_MAX = 1 << 20
 
@@ -51,6 +52,20 @@ def append(
         head = _HEAD.pack(end - start, rows[end - 1][0])
         txn.put(_KEY.pack(group_id, rows[start][0]), head + b"".join(parts), db=env.journal)
         start = end
+
+
+def put_entry(
+    env: Environment,
+    txn: Transaction,
+    group_id: int,
+    first_seq: int,
+    last_seq: int,
+    count: int,
+    entry: memoryview,
+) -> None:
+    """Add an entry whose rows are laid out already, after `HEAD_BYTES` left free for the head."""
+    _HEAD.pack_into(entry, 0, count, last_seq)
+    txn.put(_KEY.pack(group_id, first_seq), entry, db=env.journal)
 
 
 def _values(

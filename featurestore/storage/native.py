@@ -25,6 +25,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import lmdb
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,6 +35,7 @@ CALL_ROWS_MAX = 2048
 #: Set to 0, every lookup takes the plain path.
 SWITCH = "FEATURESTORE_NATIVE"
 
+_MAP_FULL = -30792
 _WORD = ctypes.sizeof(ctypes.c_size_t)
 
 
@@ -57,6 +60,13 @@ class Native(NamedTuple):
     def transaction(self, txn: Any) -> int:
         """Return the address of the ``MDB_txn`` of a transaction that is not ended."""
         return ctypes.c_size_t.from_address(id(txn) + self.transaction_at).value
+
+
+def error(code: int) -> lmdb.Error:
+    """Return what py-lmdb would have raised for a code."""
+    if code == _MAP_FULL:
+        return lmdb.MapFullError("mdb_put: Environment mapsize limit reached")
+    return lmdb.Error(f"LMDB: {os.strerror(code) if code > 0 else code}")
 
 
 def is_switched_off() -> bool:
