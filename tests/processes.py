@@ -10,7 +10,7 @@ opened for appending: a kill loses no note that was made, and leaves at most one
             put into ``fleeting``, which may be gone at that moment.
 ``read``    one key after the other, both groups at once by SQL, and joins: what it sees never
             goes back, and never shows half of a write
-``tidy``    flush and compact, over and over; delete ``fleeting`` and create it again
+``tidy``    flush and compact, over and over, beside the upkeep of all processes; delete ``fleeting`` and create it again
 ==========  ====================================================================================
 
 Clocks differ: each process's is some seconds off, one way or the other.  Sizes are small, and
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import featurestore as fs
-from featurestore.engine import cleaner, compactor, staging
+from featurestore.engine import cleaner, compactor, staging, upkeep
 from featurestore.engine import ingest as engine_ingest
 from featurestore.storage import parquet
 
@@ -39,15 +39,21 @@ PAIRED = KEYS
 """The key of all pairs: in both groups its records are the halves of the same writes."""
 GROUPS = ("left", "right")
 START = datetime(2013, 1, 1, tzinfo=UTC)
-SIZES: list[tuple[Any, str, int]] = [
+SIZES: list[tuple[Any, str, float]] = [
     (engine_ingest, "JOURNAL_ROWS_MAX", 2),
     (staging, "SLICE_KEYS_MAX", 1),
     (parquet, "ROW_GROUP_ROWS", 2),
     (compactor, "WINDOW_ROWS", 1000),
     (compactor, "CELL_ROWS", 300),
     (cleaner, "GRACE_US", 0),
+    (upkeep, "TICK_SECONDS", 0.01),
+    (upkeep, "TAIL_ROWS", 30),
+    (upkeep, "LOOSE_FILES", 4),
+    (upkeep, "READERS_SECONDS", 0.1),
+    (upkeep, "CLEAN_SECONDS", 0.2),
 ]
-"""A table of three rows is large here, a window holds a thousand, and what is removed is gone."""
+"""A table of three rows is large here, a window holds a thousand, what is removed is gone, and
+upkeep, in every process that writes, has always something to do."""
 
 
 def create_group(store: fs.FeatureStore, name: str) -> None:
