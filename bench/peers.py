@@ -184,7 +184,7 @@ class Bytes:
             event_time_us=event_us,
             expires_at_us=np.full(len(event_us), NO_EXPIRY, np.int64),
             stores=STORE_ONLINE | STORE_OFFLINE,
-        )
+        ).split()
         entities = table.column(datasets.ENTITY).to_pylist()
         keys = [encode_key([entity], self.key_dtypes) for entity in entities]
         return [

@@ -460,9 +460,10 @@ class FeatureStore:
         unit: str | None = None,
         write_time: str | None = None,
         atomic: bool = False,
+        max_lock: str | timedelta = "50ms",
         on_error: str = "raise",
         target_stores: Iterable[str] = ("online", "offline"),
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | bool | None = None,
     ) -> IngestResult:
         """Put many records: a table, a frame, files, or a stream of any length.
 
@@ -470,23 +471,30 @@ class FeatureStore:
         ----------
         name : str
             The feature group.
-        data : Arrow, pandas, Polars, path or paths, reader, iterator of dicts
+        data : Arrow, pandas, Polars, path or paths, reader, iterator of dicts or tables
             What is in memory is validated whole before any of it is stored; a stream chunk by
-            chunk.
+            chunk, with no more than a few chunks in memory.  Paths are Parquet, CSV, JSON lines
+            or Arrow files, folders of them, or patterns.  Of an iterator, what has come becomes
+            visible within about a second, though the next item is long in coming.
         id : str, optional
             Makes the ingest count once; by default a digest of the content, so a repeat of the
-            same data adds nothing.  After a crash the same id goes on where it stopped.
+            same data adds nothing.  After a crash the same id goes on where it stopped; with
+            other data it is refused.
         tz, unit : optional
             Zone of naive timestamps; unit (``"s"``, ``"ms"``, ``"us"``, ``"ns"``) of numeric ones.
         write_time : str, optional
             A column that says when each row was learned: an import keeps its dates.
         atomic : bool
-            One transaction whatever the size; otherwise inputs of more than 122,880 rows are
-            committed in slices.
+            One transaction whatever the size; otherwise inputs of more than 4,096 rows are
+            committed in slices of whole keys.
+        max_lock : str or timedelta, default "50ms"
+            How long a slice may hold the write lock.  It is then left alone as long, so that
+            other writers, of other processes too, get their turn.
         on_error : {"raise", "skip"}
             Bad rows refuse the whole input, or are left out and counted.
-        progress : callable, optional
-            Called with the number of rows done.
+        progress : callable or False, optional
+            Called with the number of rows that are in, now and then; for an iterator not from
+            the caller's thread.  By default what takes long shows a line on a terminal.
 
         Raises
         ------
@@ -497,19 +505,21 @@ class FeatureStore:
         if on_error not in ("raise", "skip"):
             raise InvalidInput(f'on_error is "raise" or "skip"; got {on_error!r}.')
         from featurestore.engine import ingest
+        from featurestore.engine.progress import shown
 
-        options = ingest.Options(
-            id=id,
-            tz=tz,
-            unit=unit,
-            write_time=write_time,
-            atomic=atomic,
-            skip_bad_rows=on_error == "skip",
-            stores=_stores(target_stores),
-            now_us=self._now_us(),
-            progress=progress,
-        )
-        counts = ingest.ingest(self._writable, name, data, options)
+        with shown(name, progress) as told:
+            options = ingest.Options(
+                id=id,
+                tz=tz,
+                unit=unit,
+                write_time=write_time,
+                max_lock_us=None if atomic else duration_us(max_lock, what="max_lock"),
+                skip_bad_rows=on_error == "skip",
+                stores=_stores(target_stores),
+                now_us=self._now_us(),
+                progress=told,
+            )
+            counts = ingest.ingest(self._writable, name, data, options)
         return IngestResult(
             counts.accepted, counts.late, counts.expired, counts.rejected, counts.replayed
         )

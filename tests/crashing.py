@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SIZES: list[tuple[Any, str, int]] = [
     (engine_ingest, "JOURNAL_ROWS_MAX", 2),
-    (staging, "SLICE_ROWS", 2),
+    (staging, "SLICE_KEYS_MAX", 1),
     (parquet, "ROW_GROUP_ROWS", 2),
     (compactor, "WINDOW_ROWS", 6),
     (cleaner, "GRACE_US", 0),

@@ -38,12 +38,11 @@ KEYS = 20
 PAIRED = KEYS
 """The key of all pairs: in both groups its records are the halves of the same writes."""
 GROUPS = ("left", "right")
-SLICE = 2
 START = datetime(2013, 1, 1, tzinfo=UTC)
 SIZES: list[tuple[Any, str, int]] = [
     (engine_ingest, "JOURNAL_ROWS_MAX", 2),
-    (staging, "SLICE_ROWS", SLICE),
-    (parquet, "ROW_GROUP_ROWS", SLICE),
+    (staging, "SLICE_KEYS_MAX", 1),
+    (parquet, "ROW_GROUP_ROWS", 2),
     (compactor, "WINDOW_ROWS", 1000),
     (compactor, "CELL_ROWS", 300),
     (cleaner, "GRACE_US", 0),

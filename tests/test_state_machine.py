@@ -74,7 +74,7 @@ SMALL: list[tuple[Any, str, int]] = [
     (compactor, "CELL_ROWS", 2),
     (journal, "ENTRY_BYTES_MAX", 200),
     (parquet, "ROW_GROUP_ROWS", 2),
-    (staging, "SLICE_ROWS", 2),
+    (staging, "SLICE_KEYS_MAX", 1),
     (point_in_time, "_MATCH_ROWS_MIN", 3),
     (point_in_time, "_HASHED_KEYS_MAX", 2),
 ]
@@ -278,11 +278,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         batch=st.lists(shapes(), min_size=1, max_size=6),
         form=st.sampled_from(["arrow", "dicts", "pandas", "polars"]),
-        way=st.sampled_from(["journal", "file"]),
+        way=st.sampled_from(["journal", "file", "one file"]),
         again=st.booleans(),
     )
     def ingest(self, batch: list[Shape], form: str, way: str, again: bool) -> None:
-        """Ingest a small table through the journal, or as a large one: a file, in slices."""
+        """Ingest a small table through the journal, or as a large one: a file, in slices or not."""
         name = batch[0][0]
         group = self.model.groups[name]
         puts = [self._put(shape) for shape in batch if shape[0] == name]
@@ -296,8 +296,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         self.count(f"ingest by {way}" + (" in slices" if way == "file" and self.small else ""))
         result = self._ingest(group, puts, form, way, load_id)
-        sliced = way == "file" and self.small
-        accepted = self._in_seq_order(group, puts) if sliced else puts
+        accepted = self._in_seq_order(group, puts) if way == "file" else puts
         late, expired = self.model.load(accepted, self.clock_us)
         counts = (result.accepted, result.late, result.expired, result.rejected, result.replayed)
         assert counts == (len(puts), late, expired, 0, 0)
@@ -317,7 +316,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif form == "polars":
             data = pl.from_arrow(data)
         with sizes(*([] if way == "journal" else [(engine_ingest, "JOURNAL_ROWS_MAX", 0)])):
-            return self.store.ingest(group.name, data, id=load_id)
+            return self.store.ingest(group.name, data, id=load_id, atomic=way == "one file")
 
     def _in_seq_order(self, group: Group, puts: list[Put]) -> list[Put]:
         """Return rows in the order their slices were committed, as history tells it.

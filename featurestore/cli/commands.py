@@ -264,6 +264,9 @@ def ingest(
     on_error: Annotated[
         OnError, typer.Option(help="A bad row: raise refuses it, skip leaves it out.")
     ] = OnError.RAISE,
+    max_lock: Annotated[
+        str, typer.Option(help="How long other writers may have to wait, as 50ms.")
+    ] = "50ms",
 ) -> None:
     """Add files of records to a feature group.
 
@@ -281,7 +284,14 @@ def ingest(
             rows, total = rows_of(file, group, nulls)
             started = time.perf_counter()
             with progress_bar(file.name, total) as advance:
-                result = opened.ingest(name, rows, tz=tz, on_error=on_error.value, progress=advance)
+                result = opened.ingest(
+                    name,
+                    rows,
+                    tz=tz,
+                    on_error=on_error.value,
+                    max_lock=max_lock,
+                    progress=advance,
+                )
             seconds = time.perf_counter() - started
             counts = {name: getattr(result, name) for name in COUNTS}
             table.add_row(

@@ -64,7 +64,7 @@ def key_from_text(group: FeatureGroup, texts: Sequence[str]) -> object:
 
 def rows_of(
     path: Path, group: FeatureGroup, nulls: Sequence[str]
-) -> tuple[str | pa.Table | Iterator[dict[str, Any]], int | None]:
+) -> tuple[str | pa.RecordBatchReader | Iterator[dict[str, Any]], int | None]:
     """Return a file as something ``ingest`` takes, and its number of rows where known."""
     kind = file_kind(path)
     if kind == "parquet":
@@ -73,8 +73,9 @@ def rows_of(
         with refusing(path):
             return str(path), parquet.read_metadata(path).num_rows
     if kind == "csv":
-        table = read_csv(path, csv_types(group), nulls)
-        return table, table.num_rows
+        from featurestore.engine.sources import text_types
+
+        return open_csv(path, text_types(group), nulls), None
     return json_lines(path), None
 
 
@@ -84,15 +85,18 @@ def schema_of(path: Path, event_time: str, nulls: Sequence[str]) -> pa.Schema:
     A zone is not asked of the type: the rows are checked for one when they are ingested.
     """
     import pyarrow as pa
+    from pyarrow import csv as arrow_csv
     from pyarrow import json as arrow_json
     from pyarrow import parquet
+
+    from featurestore.engine.sources import csv_options
 
     kind = file_kind(path)
     with refusing(path):
         if kind == "parquet":
             schema = parquet.read_schema(path)
         elif kind == "csv":
-            schema = read_csv(path, {}, nulls).schema
+            schema = arrow_csv.read_csv(path, **csv_options({}, nulls)).schema
         else:
             schema = arrow_json.read_json(path).schema
     at = schema.get_field_index(event_time)
@@ -112,35 +116,23 @@ def file_kind(path: Path) -> str:
     return kind
 
 
-def csv_types(group: FeatureGroup) -> dict[str, pa.DataType]:
-    """Return the type to read each CSV column as: the group's, so that "007" stays text.
-
-    Times are read as text, since the store has one set of rules for them and it is not Arrow's.
-    """
+def open_csv(
+    path: Path, types: dict[str, pa.DataType], nulls: Sequence[str]
+) -> pa.RecordBatchReader:
+    """Read a CSV file a block at a time."""
     import pyarrow as pa
 
-    return {
-        feature.name: pa.string() if feature.dtype.kind == "timestamp" else feature.dtype.to_arrow()
-        for feature in group.features
-        if feature.dtype.kind not in {"list", "vector"}
-    }
+    from featurestore.engine import sources
 
+    hint = " If a text such as NA stands for null, say --null NA."
+    with refusing(path, hint):
+        reader = sources.open_csv(path, types, nulls)
 
-def read_csv(path: Path, types: dict[str, pa.DataType], nulls: Sequence[str]) -> pa.Table:
-    """Read a CSV file whole; columns without a given type get the narrowest that fits."""
-    from pyarrow import csv as arrow_csv
+    def batches() -> Iterator[pa.RecordBatch]:
+        with reader, refusing(path, hint):
+            yield from reader
 
-    with refusing(path, hint=" If a text such as NA stands for null, say --null NA."):
-        return arrow_csv.read_csv(
-            path,
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=types,
-                null_values=["", *nulls],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,7 @@ files, the kernels and SQL agree on:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -42,8 +43,10 @@ import pyarrow as pa
 from featurestore.dtypes import MAX_DAYS, MIN_DAYS
 from featurestore.encoding.keys import (
     ENCODERS,
+    TAG_BINARY,
     TAG_DATE,
     TAG_INT,
+    TAG_STRING,
     TAG_TIMESTAMP,
     decode_key,
     too_long,
@@ -59,6 +62,7 @@ from featurestore.encoding.values import (
     layout,
     pack_list,
     record_too_long,
+    stamp,
     unpack_list,
     version_problem,
 )
@@ -137,6 +141,29 @@ def _field(field_id: int, name: str, arrow_type: pa.DataType) -> pa.Field:
 # ── columns to records ───────────────────────────────────────────────────────────────────────
 
 
+class Records(NamedTuple):
+    """Records laid end to end.
+
+    Attributes
+    ----------
+    data : uint8[offsets[n]]
+        Their bytes; may be changed.
+    offsets : int64[n + 1]
+        Where each begins, and where the last one ends: multiples of 8.
+    """
+
+    data: Bytes
+    offsets: Ints
+
+    def split(self) -> list[bytearray]:
+        """Return the records one by one."""
+        return list(map(bytearray, _Runs(*self).split()))
+
+    def take(self, rows: Ints) -> Records:
+        """Return some of the records, in the order of ``rows``."""
+        return Records(*_Runs(*self).take(rows))
+
+
 def encode_records(
     group: FeatureGroup,
     columns: Mapping[str, pa.Array],
@@ -144,7 +171,7 @@ def encode_records(
     event_time_us: Ints,
     expires_at_us: Ints,
     stores: int,
-) -> list[bytearray]:
+) -> Records:
     """Return one record for each row, equal byte for byte to `RecordCodec.encode`.
 
     Parameters
@@ -161,8 +188,9 @@ def encode_records(
 
     Returns
     -------
-    list of bytearray
-        In the order of the rows; seq, write time and checksum are for `values.stamp` to fill.
+    Records
+        In the order of the rows; seq, write time and checksum are for `values.stamp` to fill,
+        or for `kernels.ingest.stamp_records`.
 
     Raises
     ------
@@ -176,13 +204,54 @@ def encode_records(
         for slot, feature in enumerate(group.value_features)
         if feature.name in columns
     ]
-    records: list[bytearray] = []
+    blocks: list[Bytes] = []
+    lengths: list[Ints] = []
     for start in range(0, len(event_time_us), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
         block = [(slot, feature, array[rows]) for slot, feature, array in given]
         times = (event_time_us[rows], expires_at_us[rows])
-        records += _encode_block(group, block, *times, stores, first_row=start)
-    return records
+        data, sizes = _encode_block(group, block, *times, stores, first_row=start)
+        blocks.append(data)
+        lengths.append(sizes)
+    return Records(_joined(blocks, np.uint8), _offsets(_joined(lengths, np.int64)))
+
+
+def stamp_many(
+    records: Records, keys: Bytes, key_offsets: Ints, codes: Ints, seqs: Ints, write_us: Ints
+) -> None:
+    """Fill seq, write time and checksum into records, in place: `values.stamp` of many.
+
+    Parameters
+    ----------
+    records : Records
+        From `encode_records`; n of them.
+    keys, key_offsets : uint8[key_offsets[m]], int64[m + 1]
+        Encoded identifiers end to end.
+    codes : int64[n]
+        Which of them is each record's.
+    seqs, write_us : int64[n]
+        Place in the commit order, and the commit's clock in microseconds.
+    """
+    if len(seqs) >= _FEW:
+        from featurestore.kernels.ingest import stamp_records
+
+        stamp_records(*records, keys, key_offsets, codes, seqs, write_us)
+        return
+    for row, (record, code) in enumerate(zip(records.split(), codes.tolist(), strict=True)):
+        key = keys[key_offsets[code] : key_offsets[code + 1]].tobytes()
+        done = stamp(record, key, int(seqs[row]), int(write_us[row]))
+        records.data[records.offsets[row] : records.offsets[row + 1]] = np.frombuffer(done, "u1")
+
+
+def _joined(arrays: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, dtype), *arrays])
+
+
+def _offsets(lengths: Ints) -> Ints:
+    """Return where each run of bytes begins, and where the last one ends."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def _exact(array: pa.Array | pa.ChunkedArray, feature: Feature) -> pa.Array:
@@ -214,8 +283,8 @@ def _encode_block(
     expires_at_us: Ints,
     stores: int,
     first_row: int,
-) -> list[bytearray]:
-    """Return the records of a few thousand rows."""
+) -> tuple[Bytes, Ints]:
+    """Return the records of a few thousand rows end to end, and their lengths."""
     count = len(event_time_us)
     place = layout(len(group.value_features))
     heaped, lengths = _plan_heap(block, place, count)
@@ -237,13 +306,10 @@ def _encode_block(
     for column in heaped:
         pointers = np.where(column.nulls, 0, column.offsets | column.lengths << 32)
         words[at + first_slot + column.slot] = pointers
-        _copy_runs(
+        _copy_many(
             data, (at << 3) + column.offsets, column.source, column.source_start, column.lengths
         )
-
-    view = data.data
-    bounds = zip((at << 3).tolist(), ends.tolist(), strict=True)
-    return [bytearray(view[start:end]) for start, end in bounds]
+    return data, lengths
 
 
 def _plan_heap(
@@ -734,25 +800,37 @@ def _list_array(
 
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────
 
+# Byte strings fewer than this are worked on one by one: importing numba takes half a second.
+_FEW = 1024
 
-@dataclass(frozen=True, slots=True)
+
 class KeyColumn:
     """The keys of many rows, each distinct key once.
 
     Attributes
     ----------
     codes : int64[n]
-        For each row the place of its key in ``keys``; -1 where any component is null.
-    keys : list of bytes, m
-        The distinct keys, in order of appearance.
+        For each row the place of its key among the distinct ones; -1 where any component is null.
+    data, offsets : uint8[offsets[m]], int64[m + 1]
+        The distinct keys end to end, in order of appearance.
     """
 
-    codes: Ints
-    keys: list[bytes]
+    def __init__(self, codes: Ints, data: Bytes, offsets: Ints) -> None:
+        self.codes = codes
+        self.data = data
+        self.offsets = offsets
+        self._hashed: tuple[KeyHash, Ints] | None = None
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        """The distinct keys as objects, m of them."""
+        return _Runs(self.data, self.offsets).split()
 
     def hashes(self, key_hash: KeyHash) -> Ints:
         """Return the hash of each distinct key, int64[m]."""
-        return _hashes(self.keys, key_hash)
+        if self._hashed is None or self._hashed[0] is not key_hash:
+            self._hashed = (key_hash, _hashes_of(self.data, self.offsets, key_hash))
+        return self._hashed[1]
 
     def ranks(self, key_hash: KeyHash) -> Ints:
         """Return the place of each distinct key in the order (hash, key bytes), int64[m].
@@ -760,14 +838,18 @@ class KeyColumn:
         ``ranks[codes]`` sorts rows as files are sorted, with no byte of a key compared again.
         """
         hashes = self.hashes(key_hash)
-        order = np.argsort(hashes, kind="stable")
-        _sort_ties(order, hashes[order], self.keys)
+        order = np.argsort(hashes)
+        _sort_ties(order, hashes[order], _Runs(self.data, self.offsets).run)
         ranks = np.empty(len(order), np.int64)
         ranks[order] = np.arange(len(order))
         return ranks
 
+    def taken(self, places: Ints) -> tuple[Bytes, Ints]:
+        """Return some of the distinct keys end to end, as ``data`` and ``offsets``."""
+        return _Runs(self.data, self.offsets).take(places)
 
-def _sort_ties(order: Ints, sorted_hashes: Ints, keys: list[bytes]) -> None:
+
+def _sort_ties(order: Ints, sorted_hashes: Ints, key: Callable[[int], bytes]) -> None:
     """Sort, in place, each run of equal hashes by key bytes.  With 64 bits there is hardly one."""
     tied = np.flatnonzero(sorted_hashes[1:] == sorted_hashes[:-1])
     if len(tied) == 0:
@@ -775,11 +857,66 @@ def _sort_ties(order: Ints, sorted_hashes: Ints, keys: list[bytes]) -> None:
     # Every run of equal hashes is a run of consecutive numbers in `tied`, and one row longer.
     for run in np.split(tied, np.flatnonzero(np.diff(tied) != 1) + 1):
         rows = slice(int(run[0]), int(run[-1]) + 2)
-        order[rows] = sorted(order[rows].tolist(), key=keys.__getitem__)
+        order[rows] = sorted(order[rows].tolist(), key=key)
 
 
-def _hashes(keys: list[bytes], key_hash: KeyHash) -> Ints:
-    return np.fromiter(map(key_hash, keys), np.int64, len(keys))
+def _hashes(keys: Sequence[bytes], key_hash: KeyHash) -> Ints:
+    return _hashes_of(*_runs_of(keys), key_hash)
+
+
+def _hashes_of(data: Bytes, offsets: Ints, key_hash: KeyHash) -> Ints:
+    """Return the hash of each byte string."""
+    count = len(offsets) - 1
+    if count < _FEW:
+        return np.fromiter(map(key_hash, _Runs(data, offsets).split()), np.int64, count)
+    from featurestore.kernels.hashing import blake2b_many, blake2b_seeded
+
+    hashes = np.empty(count, np.int64)
+    seeded = blake2b_seeded(np.frombuffer(key_hash.seed, np.uint8))
+    blake2b_many(seeded, data, offsets, key_hash.mask, hashes)
+    return hashes
+
+
+class _Runs(NamedTuple):
+    """Byte strings end to end."""
+
+    data: Bytes
+    offsets: Ints
+
+    def split(self) -> list[bytes]:
+        """Return them as objects."""
+        data = self.data.tobytes()
+        return [data[start:end] for start, end in pairwise(self.offsets.tolist())]
+
+    def run(self, place: int) -> bytes:
+        """Return one of them as an object."""
+        return self.data[self.offsets[place] : self.offsets[place + 1]].tobytes()
+
+    def take(self, places: Ints) -> _Runs:
+        """Return some of them, in the order of ``places``."""
+        starts = self.offsets[places]
+        lengths = self.offsets[places + 1] - starts
+        offsets = _offsets(lengths)
+        data = np.empty(int(offsets[-1]), np.uint8)
+        _copy_many(data, offsets[:-1], self.data, starts, lengths)
+        return _Runs(data, offsets)
+
+
+def _runs_of(strings: Sequence[bytes]) -> _Runs:
+    lengths = np.fromiter(map(len, strings), np.int64, len(strings))
+    return _Runs(np.frombuffer(b"".join(strings), np.uint8), _offsets(lengths))
+
+
+def _copy_many(
+    target: Bytes, target_start: Ints, source: Bytes, source_start: Ints, lengths: Ints
+) -> None:
+    """Copy one run of bytes for each row: compiled, where that many are worth it."""
+    if len(lengths) < _FEW:
+        _copy_runs(target, target_start, source, source_start, lengths)
+        return
+    from featurestore.kernels.ingest import copy_runs
+
+    copy_runs(target, target_start, source, source_start, lengths)
 
 
 def encode_keys(arrays: Sequence[pa.Array | pa.ChunkedArray], dtypes: Sequence[DType]) -> KeyColumn:
@@ -811,61 +948,92 @@ def encode_keys(arrays: Sequence[pa.Array | pa.ChunkedArray], dtypes: Sequence[D
     for array, dtype in zip(arrays[1:], dtypes[1:], strict=True):
         codes, keys = _append_component(codes, keys, *_encode_component(array, dtype))
     _refuse_long_keys(codes, keys)
-    return KeyColumn(codes, keys)
+    return KeyColumn(codes, keys.data, keys.offsets)
 
 
-def _encode_component(array: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Ints, list[bytes]]:
+def _encode_component(array: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Ints, _Runs]:
     """Return codes and encodings of one identifier column."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     codes, values = _dictionary(array)
     if dtype.kind in _NUMBER_TAGS:
         return codes, _encode_numbers(_NUMBER_TAGS[dtype.kind], values, dtype)
+    if dtype.kind in _TEXT_TAGS and len(values) >= _FEW:
+        return codes, _encode_texts(_TEXT_TAGS[dtype.kind], values)
     encode: Callable[[Any], bytes] = ENCODERS[dtype.kind]
-    return codes, list(map(encode, values.to_pylist()))
+    return codes, _runs_of(list(map(encode, values.to_pylist())))
 
 
 def _dictionary(array: pa.Array) -> tuple[Ints, pa.Array]:
     """Return for each row which distinct value it has, -1 for null, and those values."""
     encoded = array.dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, encoded.dictionary
+    indices = encoded.indices.fill_null(-1) if encoded.indices.null_count else encoded.indices
+    return indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
 
 
 _NUMBER_TAGS = {"int": TAG_INT, "timestamp": TAG_TIMESTAMP, "date": TAG_DATE}
+_TEXT_TAGS = {"string": TAG_STRING, "binary": TAG_BINARY}
 
 
-def _encode_numbers(tag: int, values: pa.Array, dtype: DType) -> list[bytes]:
+def _encode_numbers(tag: int, values: pa.Array, dtype: DType) -> _Runs:
     """Return tag and sign-flipped big-endian 64 bits of every value."""
     if len(values) == 0:
-        return []
+        return _runs_of([])
     numbers = _fixed_values(values, _NUMPY_TYPE[element_format(dtype)]).astype(np.int64)
     flipped = numbers.view(np.uint64) ^ np.uint64(1 << 63)
     table = np.empty((len(numbers), 9), np.uint8)
     table[:, 0] = tag
     table[:, 1:] = flipped.astype(">u8").view(np.uint8).reshape(-1, 8)
-    data = table.tobytes()
-    return [data[start : start + 9] for start in range(0, len(data), 9)]
+    return _Runs(table.reshape(-1), 9 * np.arange(len(numbers) + 1))
+
+
+def _encode_texts(tag: int, values: pa.Array) -> _Runs:
+    """Return tag, escaped bytes and two zeros of every value."""
+    from featurestore.kernels.keys import add_text_lengths, write_texts
+
+    count = len(values)
+    _, bounds, buffer = values.buffers()
+    ends = np.frombuffer(bounds, "<i4", count + 1, values.offset * 4)
+    source = _memory(buffer)
+    lengths = np.zeros(count, np.int64)
+    add_text_lengths(ends, source, lengths)
+    offsets = _offsets(lengths)
+    data = np.empty(int(offsets[-1]), np.uint8)
+    write_texts(tag, ends, source, np.ones(count, np.uint8), offsets[:-1].copy(), data)
+    return _Runs(data, offsets)
 
 
 def _append_component(
-    codes: Ints, keys: list[bytes], more_codes: Ints, more: list[bytes]
-) -> tuple[Ints, list[bytes]]:
+    codes: Ints, keys: _Runs, more_codes: Ints, more: _Runs
+) -> tuple[Ints, _Runs]:
     """Return codes and keys of the pairs that occur."""
     nulls = (codes < 0) | (more_codes < 0)
     # Codes count distinct values, which Arrow numbers with 32 bits: the pair fits in 63.
-    pairs = codes * max(len(more), 1) + more_codes
+    count = max(len(more.offsets) - 1, 1)
+    pairs = codes * count + more_codes
     pair_codes, distinct = _dictionary(pa.array(pairs, mask=nulls))
-    places = (divmod(pair, len(more)) for pair in distinct.to_pylist())
-    return pair_codes, [keys[first] + more[second] for first, second in places]
+    first, second = np.divmod(distinct.to_numpy(zero_copy_only=False), count)
+    return pair_codes, _concatenated(keys, first, more, second)
 
 
-def _refuse_long_keys(codes: Ints, keys: list[bytes]) -> None:
-    long = {place for place, key in enumerate(keys) if len(key) > KEY_BYTES_MAX}
-    if not long:
+def _concatenated(left: _Runs, first: Ints, right: _Runs, second: Ints) -> _Runs:
+    """Return ``left[first[i]] + right[second[i]]`` for each i."""
+    left_starts, right_starts = left.offsets[first], right.offsets[second]
+    left_lengths = left.offsets[first + 1] - left_starts
+    right_lengths = right.offsets[second + 1] - right_starts
+    offsets = _offsets(left_lengths + right_lengths)
+    data = np.empty(int(offsets[-1]), np.uint8)
+    _copy_many(data, offsets[:-1], left.data, left_starts, left_lengths)
+    _copy_many(data, offsets[:-1] + left_lengths, right.data, right_starts, right_lengths)
+    return _Runs(data, offsets)
+
+
+def _refuse_long_keys(codes: Ints, keys: _Runs) -> None:
+    long = np.flatnonzero(np.diff(keys.offsets) > KEY_BYTES_MAX)
+    if len(long) == 0:
         return
-    rows = np.flatnonzero(np.isin(codes, list(long)))
-    reasons = [(row, too_long(keys[codes[row]])) for row in rows[:_REPORTED_ROWS_MAX].tolist()]
+    rows = np.flatnonzero(np.isin(codes, long))
+    reasons = [(row, too_long(keys.run(codes[row]))) for row in rows[:_REPORTED_ROWS_MAX].tolist()]
     row, reason = reasons[0]
     raise InvalidRecord(
         f"{len(rows):,} rows have too long a key; the first is row {row}: {reason}", rows=reasons

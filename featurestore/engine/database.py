@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FOLDERS = ("engine", "data", "locks")
+#: What is assumed before anything was measured: the first slice is to be short.
+KEYS_PER_SECOND = 100_000.0
 _shared: dict[tuple[int, int], Database] = {}
 _shared_lock = threading.RLock()
 
@@ -80,6 +82,8 @@ class Database:
         self._seen: tuple[int, _Known] | None = None
         self._files: dict[int, tuple[int, list[FileEntry]]] = {}
         self._guard = threading.Lock()
+        #: Latest records a bulk ingest moves while it holds the write lock, as last measured.
+        self.keys_per_second = KEYS_PER_SECOND
         self.closed = False
         self.on_close: list[Callable[[], None]] = []
 

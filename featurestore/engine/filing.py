@@ -15,6 +15,8 @@ from featurestore.errors import FeatureStoreError
 from featurestore.storage import files, manifest, parquet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pyarrow as pa
 
     from featurestore.engine.database import Database
@@ -33,6 +35,23 @@ def write_file(
     database: Database, group: FeatureGroup, kind: str, table: pa.Table, now_us: int, **fields: Any
 ) -> manifest.FileEntry:
     """Write a sorted history table as a new file; returns the entry by which it can be listed."""
+
+    def write(file_id: int, relative: str) -> manifest.FileEntry:
+        parquet.write_history(database.root, relative, table, group)
+        return parquet.describe(
+            database.root, group, file_id, kind, table, relative=relative, **fields
+        )
+
+    return under_intent(database, group, write, now_us)
+
+
+def under_intent(
+    database: Database,
+    group: FeatureGroup,
+    write: Callable[[int, str], manifest.FileEntry],
+    now_us: int,
+) -> manifest.FileEntry:
+    """Have a file written, given its id and path below the root, that was announced before."""
     owner = database.owner
 
     def intend(commit: Commit) -> int:
@@ -40,11 +59,7 @@ def write_file(
 
     file_id = database.writer.call(intend, now_us)
     try:
-        relative = manifest.file_path(group.id, file_id)
-        parquet.write_history(database.root, relative, table, group)
-        return parquet.describe(
-            database.root, group, file_id, kind, table, relative=relative, **fields
-        )
+        return write(file_id, manifest.file_path(group.id, file_id))
     except BaseException:
         give_up(database, group.id, file_id, now_us)
         raise

@@ -2,91 +2,175 @@
 
 ::
 
-    table ─► validate every row ─► few rows: one transaction through the journal, like `write`
-     (rows)        │
-                   └► many: sort, stage a file, commit it in slices        (staging)
+    chunk ─► check every row ─► known? ─► clock ─► few rows: one transaction through the journal
+     (sources, chunks)  (rows)     │               many: sort, stage a file, commit it in slices
+                                   │
+                     yes: the rows are in, or the file is there to be taken up    (staging)
 
 Each chunk of input has an id, by default a digest of its content: the same chunk again adds
-nothing, and after a crash goes on where it stopped.
+nothing, and after a crash goes on where it stopped.  That is looked up before a row is held to the
+clock: what was accepted once is not refused when it is only sent again.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from featurestore.engine import sources
-from featurestore.engine.rows import Options, table_of_dicts, validate
-from featurestore.engine.staging import Counts, Staging, through_journal
+from featurestore.engine.chunks import Cutter, Limits
+from featurestore.engine.rows import Options, batch_of, hold_to_clock, table_of_dicts, validate
+from featurestore.engine.staging import Counts, Load, go_on, in_slices, through_journal
 from featurestore.errors import InvalidRecord
-from featurestore.record import STORE_OFFLINE
-from featurestore.storage.requests import Request
+from featurestore.storage import requests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
+    from featurestore.engine.chunks import Piece
     from featurestore.engine.database import Database
-    from featurestore.engine.plan import Plan
+    from featurestore.engine.rows import Rows
+    from featurestore.engine.writer import Commit
 
 __all__ = ["Counts", "Options", "ingest"]
 
-#: Up to this many rows go through the journal: a file each would be too many small files.
+#: Up to this many rows are one transaction: through the journal, where they go to history, since
+#: a file each would be too many small files.
 JOURNAL_ROWS_MAX = 4096
 
 
 def ingest(database: Database, name: str, data: Any, options: Options) -> Counts:
     """Ingest data of any supported shape into a group; see :mod:`featurestore.engine.sources`."""
-    plan, _ = database.plan(name)
-    total = Counts()
+    run = _Run(database, name, options)
+    if sources.is_iterator(data):
+        run.iterator(data)
+    elif sources.are_dicts(data):
+        run.chunk(list(data), 0)
+    else:
+        tables = sources.tables_of(data, run.plan.group)
+        run.tables(tables if options.max_lock_us is not None else _as_one(tables))
+    return run.total
 
-    def dict_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-        return table_of_dicts(plan, rows, options, total.rows)
 
-    tables = sources.tables_of(data, dict_rows)
-    if options.atomic:
-        tables = iter([_joined(tables)])
-    for number in itertools.count():
+def _as_one(tables: Iterable[pa.Table]) -> list[pa.Table]:
+    held = list(tables)
+    return [pa.concat_tables(held)] if held else []
+
+
+class _Run:
+    """One call of ingest: chunks, one after the other."""
+
+    def __init__(self, database: Database, name: str, options: Options) -> None:
+        self.database = database
+        self.plan, _ = database.plan(name)
+        self.options = options
+        self.total = Counts()
+        self.chunks = 0
+        self._stream: str | None = None  # what an iterator's chunks are known by
+
+    def tables(self, tables: Iterable[pa.Table]) -> None:
+        """Ingest each table as a chunk."""
+        for table in tables:
+            self.chunk(table, self.total.rows)
+
+    def iterator(self, items: Iterable[Any]) -> None:
+        """Ingest what an iterator gives, as it comes."""
+        pieces = sources.pieces_of(items, self.plan.group)
+        if self.options.max_lock_us is None:
+            held = [piece if isinstance(piece, pa.Table) else [piece] for piece in pieces]
+            return self.tables(_as_one(map(self._table, held)))
+        limits = Limits(sources.CHUNK_DICTS, sources.CHUNK_ROWS)
+        return Cutter(self.chunk, self._known_rows, limits).run(pieces)
+
+    def chunk(self, chunk: list[Mapping[str, Any]] | pa.Table, first_row: int) -> None:
+        """Ingest a chunk; its bad rows are named by their numbers in the whole input."""
         try:
-            table = next(tables, None)
-            if table is None:
-                return total
-            total += _ingest_table(database, plan, table, options, number, total.rows)
+            rows = validate(self.plan, self._table(chunk), self.options, first_row)
+            self.total += self._rows(rows, first_row)
         except InvalidRecord as error:
-            if total.accepted + total.replayed == 0:
+            already = self.total.accepted + self.total.replayed
+            if already == 0:
                 raise
-            already = total.accepted + total.replayed
             raise type(error)(
                 f"{error} The {already:,} rows before this chunk are in the store; mend the rows "
                 "and ingest the same stream again: what is in is not added twice.",
                 rows=error.rows,
                 accepted=already,
             ) from error
-        if options.progress is not None:
-            options.progress(total.rows)
-    raise AssertionError("unreachable: the loop ends by return")
+        self.chunks += 1
+        self.options.progress(self.total.rows)
 
+    def _table(self, chunk: list[Mapping[str, Any]] | pa.Table) -> pa.Table:
+        if isinstance(chunk, pa.Table):
+            return chunk
+        return table_of_dicts(self.plan, chunk, self.options, self.total.rows)
 
-def _joined(tables: Iterator[pa.Table]) -> pa.Table | None:
-    held = list(tables)
-    return pa.concat_tables(held) if held else None
+    def _rows(self, rows: Rows, first_row: int) -> Counts:
+        options, group_id = self.options, self.plan.group.id
+        if rows.count == 0:
+            self._keep_length_of_nothing(first_row, rows.given)
+            return Counts(rejected=rows.given)
+        digest = rows.digest(options.stores)
+        name = digest.hex()
+        if options.id is not None:
+            name = f"{options.id}, chunk {self.chunks}" if self.chunks else options.id
+        request = requests.Request(f"ingest/{group_id}", name, digest)
+        with self.database.read() as txn:
+            progress = requests.find(self.database.env, txn, request, options.now_us)
+        if progress is not None and progress["done"]:
+            return Counts(replayed=progress["kept"], rejected=rows.given - progress["kept"])
+        load = Load(
+            request=request,
+            stores=options.stores,
+            now_us=options.now_us,
+            clock_us=options.now_us if progress is None else progress["clock_us"],
+            max_lock_us=options.max_lock_us,
+            done=lambda count: options.progress(first_row + count),
+            staged=options.progress.staged,
+            also=lambda commit: self._keep_length(commit, first_row, rows.given),
+        )
+        counts = self._commit(rows, load, progress, first_row)
+        return replace(counts, rejected=rows.given - counts.rows)
 
+    def _commit(self, rows: Rows, load: Load, progress: Any, first_row: int) -> Counts:
+        database, group = self.database, self.plan.group
+        if progress is not None and progress["file_id"] is not None:
+            return go_on(database, group, load, progress)
+        rows = hold_to_clock(rows, self.options, load.clock_us, first_row)
+        if rows.count == 0:
+            self._keep_length_of_nothing(first_row, rows.given)
+            return Counts()
+        batch = batch_of(database, rows, load.stores)
+        if rows.count <= JOURNAL_ROWS_MAX:
+            return through_journal(database, batch, load)
+        return in_slices(database, batch, load, progress)
 
-def _ingest_table(
-    database: Database, plan: Plan, table: pa.Table, options: Options, number: int, first_row: int
-) -> Counts:
-    batch, rejected = validate(database, plan, table, options, first_row)
-    if batch.rows == 0:
-        return Counts(rejected=rejected)
-    digest = batch.digest()
-    given = options.id if options.id is not None else digest.hex()
-    chunk = f"{given}, chunk {number}" if options.id is not None and number else given
-    request = Request(f"ingest/{plan.group.id}", chunk, digest)
-    to_files = plan.group.offline and options.stores & STORE_OFFLINE
-    if batch.rows <= JOURNAL_ROWS_MAX or not to_files:
-        counts = through_journal(database, batch, request, options.now_us)
-    else:
-        counts = Staging(database, batch, request, options.now_us, atomic=options.atomic).run()
-    return replace(counts, rejected=rejected)
+    # ── where the chunks of an iterator end ──────────────────────────────────────────────────
+
+    def _known_rows(self, first: Piece, row: int) -> int | None:
+        """Return how many rows the chunk had that began at a row, when it was sent before."""
+        if self._stream is None:
+            item = first.slice(0, 1).to_pylist() if isinstance(first, pa.Table) else dict(first)
+            self._stream = self.options.id or repr(item)
+        with self.database.read() as txn:
+            found = requests.find(self.database.env, txn, self._length_of(row), self.options.now_us)
+        return None if found is None else int(found)
+
+    def _keep_length(self, commit: Commit, row: int, rows: int) -> None:
+        if self._stream is not None:
+            name, now_us = self._length_of(row), commit.write_time_us
+            requests.save(commit.env, commit.txn, name, now_us, rows)
+
+    def _keep_length_of_nothing(self, row: int, rows: int) -> None:
+        """Keep the length of a chunk of which no row is stored; the next must begin after it."""
+        if self._stream is not None and rows:
+            self.database.writer.call(
+                lambda commit: self._keep_length(commit, row, rows), self.options.now_us
+            )
+
+    def _length_of(self, row: int) -> requests.Request:
+        """Return the name under which the length of a chunk is kept."""
+        name = f"{self._stream}, row {row}"
+        return requests.Request(f"ingest-chunk/{self.plan.group.id}", name, bytes(16))

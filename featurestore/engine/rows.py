@@ -6,7 +6,6 @@ the bad ones are left out and counted.  Nothing is stored here.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from featurestore.arrays import Refused
 from featurestore.casts import read_column
 from featurestore.dtypes import is_null
 from featurestore.encoding.columns import encode_keys, encode_records
+from featurestore.encoding.values import HEAP_KINDS
+from featurestore.engine.content import digest_columns
 from featurestore.engine.records import future_sentence
 from featurestore.errors import InvalidEventTime, InvalidRecord, UnknownFeature, did_you_mean
 from featurestore.event_time import MAX_US, expires_at_column, read_times, to_us
@@ -25,10 +26,14 @@ from featurestore.record import KEY_BYTES_MAX, RECORD_BYTES_MAX
 from featurestore.storage.parquet import as_int64
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from featurestore.dtypes import DType
+    from featurestore.encoding.columns import KeyColumn, Records
+    from featurestore.encoding.keys import KeyHash
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan
+    from featurestore.engine.progress import Progress
     from featurestore.schema import Feature
 
     Int64s = np.ndarray[Any, np.dtype[np.int64]]
@@ -42,40 +47,77 @@ class Options:
     tz: Any
     unit: str | None
     write_time: str | None
-    atomic: bool
+    max_lock_us: int | None
     skip_bad_rows: bool
     stores: int
     now_us: int
-    progress: Callable[[int], None] | None
+    progress: Progress
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Validated rows of one group, in input order.
+class Rows:
+    """Checked rows of one group, in input order.
 
     Attributes
     ----------
+    plan : Plan
+        Of the group.
     columns : dict of str to pyarrow.Array
         Every feature of the group, exact types.
-    key_codes : int64[n]
-        Index into ``keys``.
-    keys, key_hashes, key_ranks
-        The distinct keys, their hashes, and their places in file order.
-    event_us, expires_us : int64[n]
-        Microseconds.
     write_us : int64[n] or None
         Imported write times.
+    given : int
+        Rows that came in; those that are not here were refused.
     """
 
     plan: Plan
     columns: dict[str, pa.Array]
-    key_codes: Int64s
-    keys: list[bytes]
-    key_hashes: Int64s
-    key_ranks: Int64s
-    event_us: Int64s
-    expires_us: Int64s
     write_us: Int64s | None
+    given: int
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.columns[self.plan.group.event_time])
+
+    def without(self, refused: Refused) -> Rows:
+        """Leave rows out."""
+        if not refused:
+            return self
+        kept = np.delete(np.arange(self.count), sorted(set(refused.rows)))
+        columns = {name: column.take(pa.array(kept)) for name, column in self.columns.items()}
+        write_us = None if self.write_us is None else self.write_us[kept]
+        return Rows(self.plan, columns, write_us, self.given)
+
+    def digest(self, stores: int) -> bytes:
+        """Return a digest of the content, the same for the same rows in the same order."""
+        about = f"{self.plan.group.id}:{self.count}:{stores}".encode()
+        write_us = b"" if self.write_us is None else self.write_us.tobytes()
+        return digest_columns(self.columns, about, write_us)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are good and have keys, in input order.
+
+    Attributes
+    ----------
+    columns, write_us
+        As of :class:`Rows`.
+    keys : KeyColumn
+        Their keys.
+    key_hash : KeyHash
+        The store's.
+    event_us : int64[n]
+        Microseconds.
+    """
+
+    plan: Plan
+    columns: dict[str, pa.Array]
+    write_us: Int64s | None
+    keys: KeyColumn
+    key_hash: KeyHash
+    event_us: Int64s
     stores: int
 
     @property
@@ -83,57 +125,41 @@ class Batch:
         """Number of rows."""
         return len(self.event_us)
 
-    def records(self, index: Int64s) -> list[bytearray]:
-        """Encode the records of some rows; seq and write time are stamped by the commit."""
-        take = pa.array(index)
-        values = {f.name: self.columns[f.name].take(take) for f in self.plan.group.value_features}
+    def expires_us(self, event_us: Int64s) -> Int64s:
+        """Return when rows of these event times expire."""
+        return expires_at_column(event_us, self.plan.group.ttl_us)
+
+    def records(self) -> Records:
+        """Encode every row; seq and write time are stamped by the commit."""
         return encode_records(
             self.plan.group,
-            values,
-            event_time_us=self.event_us[index],
-            expires_at_us=self.expires_us[index],
+            self.columns,
+            event_time_us=self.event_us,
+            expires_at_us=self.expires_us(self.event_us),
             stores=self.stores,
         )
 
-    def digest(self) -> bytes:
-        """Return a digest of the content, the same for the same rows in the same order."""
-        hasher = hashlib.blake2b(digest_size=16)
-        group = self.plan.group
-        hasher.update(f"{group.id}:{self.rows}:{self.stores}".encode())
-        for name, column in self.columns.items():
-            if column.null_count == self.rows:
-                continue  # a feature added meanwhile does not make the data new
-            hasher.update(name.encode())
-            for part in _normal_parts(column):
-                batch = pa.record_batch([part], names=["c"])
-                hasher.update(batch.serialize())
-        if self.write_us is not None:
-            hasher.update(self.write_us.tobytes())
-        return hasher.digest()
+
+def batch_of(database: Database, rows: Rows, stores: int) -> Batch:
+    """Encode the keys of rows."""
+    plan = rows.plan
+    identifiers = [rows.columns[name] for name in plan.group.record_identifier]
+    return Batch(
+        plan=plan,
+        columns=rows.columns,
+        write_us=rows.write_us,
+        keys=encode_keys(identifiers, plan.key_dtypes),
+        key_hash=database.key_hash,
+        event_us=as_int64(rows.columns[plan.group.event_time]),
+        stores=stores,
+    )
 
 
-def _normal_parts(column: pa.Array) -> list[pa.Array]:
-    """Give an array without what equal arrays may differ in: the bytes under nulls."""
-    if column.null_count == 0:
-        return [pa.concat_arrays([column]) if column.offset == 0 else column.take(_all(column))]
-    return [pc.is_null(column), column.drop_null()]
+def validate(plan: Plan, table: pa.Table, options: Options, first_row: int = 0) -> Rows:
+    """Check every row but for the clock, and bring every column to its exact type.
 
-
-def _all(column: pa.Array) -> pa.Array:
-    return pa.array(np.arange(len(column)))
-
-
-def validate(
-    database: Database, plan: Plan, table: pa.Table, options: Options, first_row: int = 0
-) -> tuple[Batch, int]:
-    """Check every row and bring every column to its exact type.
-
-    Returns
-    -------
-    batch : Batch
-        The rows that are good.
-    rejected : int
-        How many were left out; 0 unless bad rows are to be skipped.
+    What a clock may refuse is left to :func:`hold_to_clock`: a row that was accepted once must
+    not be refused when its ingest is only sent again.
 
     Raises
     ------
@@ -145,18 +171,29 @@ def validate(
     _require_columns(plan, table, options)
     refused = Refused()
     columns, write_us = _read_columns(plan, table, options, refused)
+    rows = Rows(plan, columns, write_us, table.num_rows)
     _refuse_nulls(plan, columns, refused)
-    _refuse_future(plan, columns, options, refused)
     _refuse_large(plan, columns, refused)
     _refuse_long_keys(plan, columns, refused)
     if refused and not options.skip_bad_rows:
+        _refuse_by_clock(rows, options, options.now_us, refused)
         raise _refusal(plan, refused, table.num_rows, first_row)
-    rejected = set(refused.rows)
-    if rejected:
-        kept = np.delete(np.arange(table.num_rows), sorted(rejected))
-        columns = {name: column.take(pa.array(kept)) for name, column in columns.items()}
-        write_us = None if write_us is None else write_us[kept]
-    return _batch(database, plan, columns, write_us, options), len(rejected)
+    return rows.without(refused)
+
+
+def hold_to_clock(rows: Rows, options: Options, clock_us: int, first_row: int = 0) -> Rows:
+    """Refuse what is in the future, or leave it out.
+
+    Raises
+    ------
+    InvalidEventTime
+        With the rows, unless they are to be skipped.
+    """
+    refused = Refused()
+    _refuse_by_clock(rows, options, clock_us, refused)
+    if refused and not options.skip_bad_rows:
+        raise _refusal(rows.plan, refused, rows.given, first_row)
+    return rows.without(refused)
 
 
 def _refusal(plan: Plan, refused: Refused, rows: int, first_row: int) -> InvalidRecord:
@@ -218,31 +255,6 @@ def _read_columns(
     return columns, _write_times(table, options, refused)
 
 
-def _batch(
-    database: Database,
-    plan: Plan,
-    columns: dict[str, pa.Array],
-    write_us: Int64s | None,
-    options: Options,
-) -> Batch:
-    group = plan.group
-    key_arrays = [columns[name] for name in group.record_identifier]
-    keys = encode_keys(key_arrays, plan.key_dtypes)
-    event_us = as_int64(columns[group.event_time])
-    return Batch(
-        plan=plan,
-        columns=columns,
-        key_codes=keys.codes,
-        keys=keys.keys,
-        key_hashes=keys.hashes(database.key_hash),
-        key_ranks=keys.ranks(database.key_hash),
-        event_us=event_us,
-        expires_us=expires_at_column(event_us, group.ttl_us),
-        write_us=write_us,
-        stores=options.stores,
-    )
-
-
 def _what(plan: Plan, feature: Feature) -> str:
     if feature.name == plan.group.event_time:
         return f'event time "{feature.name}"'
@@ -256,11 +268,7 @@ def _write_times(table: pa.Table, options: Options, refused: Refused) -> Int64s 
     column = table.column(options.write_time)
     times = read_times(column, refused, tz=options.tz, unit=options.unit, what=what)
     refused.add(_unrefused(pc.is_null(times), refused), lambda _: f"{what} is null")
-    write_us = as_int64(times.fill_null(0))
-    refused.add(
-        np.flatnonzero(write_us > options.now_us).tolist(), lambda _: f"{what} is in the future"
-    )
-    return write_us
+    return as_int64(times.fill_null(0))
 
 
 def _unrefused(mask: pa.Array, refused: Refused) -> list[int]:
@@ -282,14 +290,19 @@ def _refuse_nulls(plan: Plan, columns: Mapping[str, pa.Array], refused: Refused)
                 refused.add_row(row, what)
 
 
-def _refuse_future(
-    plan: Plan, columns: Mapping[str, pa.Array], options: Options, refused: Refused
-) -> None:
-    group = plan.group
-    if group.max_future_us is None:
+def _refuse_by_clock(rows: Rows, options: Options, clock_us: int, refused: Refused) -> None:
+    group = rows.plan.group
+    if rows.write_us is not None:
+        what = f'write time "{options.write_time}" is in the future'
+        refused.add(np.flatnonzero(rows.write_us > clock_us).tolist(), lambda _: what)
+    if group.max_future_us is None or not rows.count:
         return
-    limit_us = min(options.now_us + group.max_future_us, MAX_US)
-    event_us = as_int64(columns[group.event_time].fill_null(0))
+    limit_us = min(clock_us + group.max_future_us, MAX_US)
+    event = rows.columns[group.event_time]
+    newest = pc.max(event.view(pa.int64())).as_py()
+    if newest is None or newest <= limit_us:
+        return
+    event_us = as_int64(event.fill_null(0))
     refused.add(
         np.flatnonzero(event_us > limit_us).tolist(),
         lambda row: future_sentence(group.event_time, int(event_us[row]), limit_us),
@@ -298,17 +311,16 @@ def _refuse_future(
 
 def _refuse_large(plan: Plan, columns: Mapping[str, pa.Array], refused: Refused) -> None:
     """Refuse rows whose record would be over the limit, by an upper bound of its bytes."""
+    fixed = 64 + 9 * len(plan.group.features)
+    heaped = [f for f in plan.group.value_features if f.dtype.kind in HEAP_KINDS]
     rows = len(columns[plan.group.event_time])
-    sizes = np.full(rows, 64 + 9 * len(plan.group.features), np.int64)
-    for feature in plan.group.value_features:
-        column = columns[feature.name]
-        if feature.dtype.kind in ("string", "binary"):
-            sizes += pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-        elif feature.dtype.kind == "vector":
-            sizes += 8 + feature.dtype.length * feature.dtype.bits // 8
-        elif feature.dtype.kind == "list":
-            lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-            sizes += 24 + lengths * 8 + lengths // 8 + _list_bytes(column)
+    if rows == 0:
+        return
+    if fixed + sum(_heap_bytes_max(columns[f.name], f.dtype) for f in heaped) <= RECORD_BYTES_MAX:
+        return
+    sizes = np.full(rows, fixed, np.int64)
+    for feature in heaped:
+        sizes += _heap_bytes(columns[feature.name], feature.dtype)
     refused.add(
         np.flatnonzero(sizes > RECORD_BYTES_MAX).tolist(),
         lambda row: (
@@ -317,12 +329,36 @@ def _refuse_large(plan: Plan, columns: Mapping[str, pa.Array], refused: Refused)
     )
 
 
+def _heap_bytes_max(column: pa.Array, dtype: DType) -> int:
+    """Return a bound of what any row of a column takes, found with no array of all rows."""
+    if dtype.kind == "vector":
+        return 8 + dtype.length * dtype.bits // 8
+    if dtype.kind == "list":
+        return int(_heap_bytes(column, dtype).max())
+    return pc.max(pc.binary_length(column)).as_py() or 0
+
+
+def _heap_bytes(column: pa.Array, dtype: DType) -> Any:
+    """Return a bound of what each row of a column takes."""
+    if dtype.kind == "vector":
+        return 8 + dtype.length * dtype.bits // 8
+    if dtype.kind == "list":
+        lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+        return 24 + lengths * 8 + lengths // 8 + _list_bytes(column)
+    return pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
 def _refuse_long_keys(plan: Plan, columns: Mapping[str, pa.Array], refused: Refused) -> None:
-    names = plan.group.record_identifier
-    if sum(columns[name].nbytes for name in names) <= KEY_BYTES_MAX // 2:
-        return  # not even all keys together are too long
+    identifiers = [columns[name] for name in plan.group.record_identifier]
+    longest = 0
+    for column, dtype in zip(identifiers, plan.key_dtypes, strict=True):
+        # Every byte of a text may have to be escaped.
+        is_text = dtype.kind in ("string", "binary")
+        longest += 3 + 2 * (pc.max(pc.binary_length(column)).as_py() or 0) if is_text else 9
+    if longest <= KEY_BYTES_MAX:
+        return
     try:
-        encode_keys([columns[name] for name in names], plan.key_dtypes)
+        encode_keys(identifiers, plan.key_dtypes)
     except InvalidRecord as error:
         for row, why in error.rows:
             refused.add_row(row, why)

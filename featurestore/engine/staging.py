@@ -1,51 +1,65 @@
-"""Committing a batch: few rows through the journal, many as a staged file, slice after slice.
+"""Committing a batch: few rows through the journal, many in slices, a staged file first.
 
 ::
 
-    sort ─► write the file ─► slice 1 ─► slice 2 ─► …        each slice is one transaction:
+    sort ─► write the file ─► slice 1 ─► wait ─► slice 2 ─► wait ─► …    a slice, one transaction:
                                  │ list the file as far as this slice
                                  │ take its seqs: base + ordinal of each row
                                  └ move the latest record of each of its keys
 
-A staged file is durable before its first slice is committed, and invisible until then.  A slice
-is a stretch of whole row groups, so a key's rows may span two; within a slice ordinals follow
-the order of the input, so of two rows with one event time the later wins, as everywhere.  The
-write lock is held for a slice, not for the file.
+A staged file is durable before its first slice is committed, and invisible until then.  A slice is
+a stretch of whole keys, so that online and history go on together, and no key is ever seen half
+ingested; it need not end with a row group.  Its seqs follow the order of the file, in which rows of
+one key and event time keep the order of the input: of two the later wins, as everywhere.  (A batch
+that is one transaction by its nature, small or ``atomic``, is numbered in the order of the input.)
 
-The request row says how many slices are in; the same request after a crash goes on from there.
+**The write lock** is held for a slice, about half of ``max_lock``: how many keys that is, is known
+from the slice before (and no fewer than :data:`SLICE_KEYS_MIN`).  Then it is left alone for as long
+as it was held, whoever may want it, and the records of the next slice are encoded meanwhile.
+
+What goes online only has no file, and is committed in slices all the same.
+
+**Going on.**  The request row says how many rows are in; after a crash the same request takes up
+the file that is there: nothing is sorted, checked or held to a clock again.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
-from featurestore.encoding.columns import history_schema
-from featurestore.encoding.values import stamp
-from featurestore.engine.filing import give_up, write_file
-from featurestore.errors import (
-    StoreBusy,
-    Unavailable,
-    UnknownFeatureGroup,
-)
-from featurestore.event_time import NO_EXPIRY
+from featurestore.encoding.columns import stamp_many
+from featurestore.engine.file_order import FileOrder, Heads, Keys, heads_of
+from featurestore.engine.filing import give_up, under_intent
+from featurestore.errors import StoreBusy, Unavailable, UnknownFeatureGroup
 from featurestore.record import STORE_OFFLINE, STORE_ONLINE
 from featurestore.storage import catalog, latest, manifest, parquet, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator
 
+    import pyarrow as pa
+
+    from featurestore.encoding.columns import Records
     from featurestore.engine.database import Database
     from featurestore.engine.rows import Batch
     from featurestore.engine.writer import Commit
+    from featurestore.schema import FeatureGroup
 
     Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
-#: Rows of a slice; whole row groups, so that a slice is readable by itself.
-SLICE_ROWS = parquet.ROW_GROUP_ROWS
+#: Keys of a slice at most; less where the lock would be held too long.
+SLICE_KEYS_MAX = 1 << 18
+#: And at least: a commit takes its time however little is in it.
+SLICE_KEYS_MIN = 500
+#: Bytes of records encoded for a slice at most.
+SLICE_BYTES_MAX = 64 << 20
+#: Share of `max_lock` that a slice is sized for; the rest is for the next one to be slower.
+LOCK_SHARE = 0.5
+NEVER_US = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,256 +87,329 @@ class Counts:
         )
 
 
-def through_journal(
-    database: Database, batch: Batch, request: requests.Request, now_us: int
-) -> Counts:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one ingest of one batch goes by.
+
+    Attributes
+    ----------
+    request : Request
+        Makes it count once.
+    stores : int
+        The stores aimed at.
+    now_us : int
+        The caller's clock; rows were held to ``clock_us``, that of the first try.
+    max_lock_us : int or None
+        How long the write lock is held at a time; None for one transaction.
+    done : callable
+        Told how many rows are in, after each slice but the last.
+    staged : callable
+        Told how many rows are written to the file.
+    also : callable
+        Done in the transaction of the first slice.
+    """
+
+    request: requests.Request
+    stores: int
+    now_us: int
+    clock_us: int
+    max_lock_us: int | None
+    done: Callable[[int], None]
+    staged: Callable[[int], None]
+    also: Callable[[Commit], None]
+
+
+# ── few rows ─────────────────────────────────────────────────────────────────────────────────
+
+
+def through_journal(database: Database, batch: Batch, load: Load) -> Counts:
     """Commit a small batch in one transaction, like ``write``."""
     group = batch.plan.group
-    records = batch.records(np.arange(batch.rows))
-    order = np.lexsort((np.arange(batch.rows), batch.event_us, batch.key_codes))
-    newest = order[_run_ends(batch.key_codes[order])]
+    records = batch.records()
+    codes = batch.keys.codes
+    ranks = batch.keys.ranks(batch.key_hash)
+    order = np.lexsort((batch.event_us, ranks[codes]))  # stable: of equal ones the later is last
+    newest = order[np.append(np.flatnonzero(np.diff(codes[order])), len(order) - 1)]
+    hashes = batch.keys.hashes(batch.key_hash)[codes[newest]]
+    keys = Keys(*batch.keys.taken(codes[newest]), hashes)
 
     def work(commit: Commit) -> Counts:
-        known = requests.find(commit.env, commit.txn, request, commit.write_time_us)
+        known = requests.find(commit.env, commit.txn, load.request, commit.write_time_us)
         if known is not None:
             return Counts(replayed=batch.rows)
-        _require_group(commit, batch)
+        _require_group(commit, group)
         first = commit.take(batch.rows)
-        stamped = [
-            stamp(record, batch.keys[code], first + row, _write_us(batch, row, commit))
-            for row, (record, code) in enumerate(zip(records, batch.key_codes, strict=True))
-        ]
+        seqs = first + np.arange(batch.rows)
+        write_us = batch.write_us
+        if write_us is None:
+            write_us = np.full(batch.rows, commit.write_time_us)
+        stamp_many(records, batch.keys.data, batch.keys.offsets, codes, seqs, write_us)
         if group.offline and batch.stores & STORE_OFFLINE:
-            for row, code in enumerate(batch.key_codes):
-                commit.journal(group.id, first + row, batch.keys[code], stamped[row])
-        late = _move_latest(commit, batch, newest, {int(r): stamped[r] for r in newest})
-        counts = _counted(batch, np.arange(batch.rows), late, commit.write_time_us)
-        requests.save(commit.env, commit.txn, request, commit.write_time_us, {"done": True})
-        return counts
+            for row, (code, record) in enumerate(zip(codes, records.split(), strict=True)):
+                commit.journal(group.id, first + row, batch.keys.keys[code], bytes(record))
+        before = np.full(len(keys), NEVER_US)
+        if group.online and batch.stores & STORE_ONLINE:
+            heads = records.take(newest)
+            before = _move_latest(commit, group.id, keys, batch.event_us[newest], heads)
+        before_of = np.empty(len(keys), np.int64)
+        before_of[codes[newest]] = before
+        load.also(commit)
+        state = {"done": True, "rows": batch.rows, "kept": batch.rows}
+        requests.save(commit.env, commit.txn, load.request, commit.write_time_us, state)
+        return Counts(
+            accepted=batch.rows,
+            late=int((batch.event_us < before_of[codes]).sum()),
+            expired=int((batch.expires_us(batch.event_us) <= commit.write_time_us).sum()),
+        )
 
-    bytes_needed = 2 * sum(map(len, records)) + 64 * batch.rows
-    return database.writer.call(work, now_us, bytes_needed=bytes_needed)
-
-
-def _write_us(batch: Batch, row: int, commit: Commit) -> int:
-    return commit.write_time_us if batch.write_us is None else int(batch.write_us[row])
-
-
-def _run_ends(codes: Int64s) -> Int64s:
-    """Return the positions of the last row of each run of equal codes."""
-    if len(codes) == 0:
-        return np.zeros(0, np.int64)
-    return np.append(np.flatnonzero(codes[1:] != codes[:-1]), len(codes) - 1)
+    bytes_needed = 2 * len(records.data) + 64 * batch.rows
+    return database.writer.call(work, load.now_us, bytes_needed=bytes_needed)
 
 
 def _move_latest(
-    commit: Commit, batch: Batch, newest: Int64s, records: Mapping[int, bytes]
+    commit: Commit, group_id: int, keys: Keys, event_us: Int64s, records: Records
 ) -> Int64s:
-    """Put the newest row of each key online, unless what is there is newer.
+    """Put stamped records online, each unless what is there is newer.
+
+    Parameters
+    ----------
+    commit : Commit
+        The transaction.
+    group_id : int
+        Whose records they are.
+    keys : Keys of m keys
+        In file order, so that LMDB pages are touched one after the other.
+    event_us : int64[m]
+        Event times of the records.
+    records : Records
+        One for each key.
 
     Returns
     -------
-    int64[number of keys]
-        Event time that was online before, by key code; the smallest int64 where nothing was.
+    int64[m]
+        Event time that was online before; the smallest int64 where nothing was.
     """
-    group = batch.plan.group
-    before = np.full(len(batch.keys), np.iinfo(np.int64).min, np.int64)
-    if not (group.online and batch.stores & STORE_ONLINE):
-        return before
-    # In file order, so that LMDB pages are touched one after the other.
-    in_order = newest[np.argsort(batch.key_ranks[batch.key_codes[newest]], kind="stable")]
-    for row in in_order.tolist():
-        code = batch.key_codes[row]
-        key, key_hash = batch.keys[code], int(batch.key_hashes[code])
-        current = latest.get(commit.env, commit.txn, group.id, key_hash, key)
+    before = np.full(len(keys), NEVER_US)
+    key_bounds, bounds = keys.offsets.tolist(), records.offsets.tolist()
+    for at, (key_hash, time_us) in enumerate(
+        zip(keys.hashes.tolist(), event_us.tolist(), strict=True)
+    ):
+        key = keys.data[key_bounds[at] : key_bounds[at + 1]].tobytes()
+        current = latest.get(commit.env, commit.txn, group_id, key_hash, key)
         if current is not None:
-            before[code] = latest.event_time_us(current)
-        if batch.event_us[row] >= before[code]:
-            latest.put(commit.env, commit.txn, group.id, key_hash, key, records[row])
+            before[at] = latest.event_time_us(current)
+        if current is None or time_us >= before[at]:
+            record = records.data[bounds[at] : bounds[at + 1]].tobytes()
+            latest.put(commit.env, commit.txn, group_id, key_hash, key, record)
     return before
 
 
-def _counted(batch: Batch, rows: Int64s, before: Int64s, now_us: int) -> Counts:
-    return Counts(
-        accepted=len(rows),
-        late=int((batch.event_us[rows] < before[batch.key_codes[rows]]).sum()),
-        expired=int((batch.expires_us[rows] <= now_us).sum()),
-    )
-
-
-def _require_group(commit: Commit, batch: Batch) -> None:
-    group = batch.plan.group
+def _require_group(commit: Commit, group: FeatureGroup) -> None:
     if not catalog.has_group(commit.env, commit.txn, group.id):
         raise UnknownFeatureGroup(
             f'Feature group "{group.name}" was deleted meanwhile. Nothing more was stored.'
         )
 
 
-class Staging:
-    """One staged file on its way into the store."""
+# ── many rows ────────────────────────────────────────────────────────────────────────────────
 
-    def __init__(
-        self,
-        database: Database,
-        batch: Batch,
-        request: requests.Request,
-        now_us: int,
-        *,
-        atomic: bool,
-    ) -> None:
-        self.database = database
-        self.batch = batch
-        self.request = request
-        self.now_us = now_us
-        self.slice_rows = batch.rows if atomic else SLICE_ROWS
-        ranks = batch.key_ranks[batch.key_codes]
-        self.order = np.lexsort((np.arange(batch.rows), batch.event_us, ranks))
 
-    def run(self) -> Counts:
-        """Stage the file, or find the one an interrupted run has staged, and commit its slices."""
-        progress = self._progress()
-        if progress is not None and progress["done"]:
-            return Counts(replayed=self.batch.rows)
-        total = Counts()
-        if progress is None:
-            entry = self._stage()
-            done = 0
-        else:
-            self.slice_rows = progress["slice_rows"]
-            done = progress["rows"]
-            found = self._find(progress["file_id"])
-            entry = found
-            total = Counts(replayed=done)
-        try:
-            while done < self.batch.rows:
-                entry, counts = self._commit_slice(entry, done)
-                total += counts
-                done = entry.visible_rows
-        except BaseException:
-            if done == 0:
-                give_up(self.database, entry.group_id, entry.file_id, self.now_us)
-            raise
-        return total
+def in_slices(database: Database, batch: Batch, load: Load, progress: Any | None) -> Counts:
+    """Commit a large batch: stage its file, if it goes to history, then slice after slice."""
+    group = batch.plan.group
+    order = FileOrder(batch, by_input=load.max_lock_us is None)
+    if not (group.offline and load.stores & STORE_OFFLINE):
+        # Without a file the rows themselves are needed again to go on, in the same order.
+        slices = _Slices(database, order.heads(), load, progress)
+        return slices.run()
 
-    def _progress(self) -> Any:
-        with self.database.read() as txn:
-            return requests.find(self.database.env, txn, self.request, self.now_us)
+    def write(file_id: int, relative: str) -> manifest.FileEntry:
+        bytes_needed = sum(column.nbytes for column in batch.columns.values()) + 32 * batch.rows
+        pieces = _told(order.row_groups(), load.staged)
+        parquet.write_row_groups(database.root, relative, pieces, bytes_needed, group)
+        return parquet.entry_of(
+            database.root,
+            group,
+            file_id,
+            "staged",
+            relative=relative,
+            request=load.request.key.hex(),
+            **order.facts(),
+        )
 
-    def _find(self, file_id: int) -> manifest.FileEntry:
-        with self.database.read() as txn:
-            entry = manifest.live_file(self.database.env, txn, self.batch.plan.group.id, file_id)
-        if entry is None:
+    entry = under_intent(database, group, write, load.now_us)
+    slices = _Slices(database, order.heads(), load, None, entry)
+    try:
+        return slices.run()
+    except BaseException:
+        if slices.rows_in == 0:
+            give_up(database, group.id, entry.file_id, load.now_us)
+        raise
+
+
+def _told(pieces: Iterator[pa.Table], tell: Callable[[int], None]) -> Iterator[pa.Table]:
+    rows = 0
+    for piece in pieces:
+        yield piece
+        rows += piece.num_rows
+        tell(rows)
+
+
+def go_on(database: Database, group: FeatureGroup, load: Load, progress: Any) -> Counts:
+    """Take up a staged file whose run was cut off."""
+    with database.snapshot([group.name], with_tail=False) as snapshots:
+        # Files are pinned: the one that is waiting for the rest of its rows stays.
+        snapshot = snapshots[group.name]
+        found = [entry for entry in snapshot.files if entry.file_id == progress["file_id"]]
+        if not found:
             raise StoreBusy(
                 "An earlier run of this ingest was interrupted and its file is gone. "
                 "Send it again with another id."
             )
+        as_written = replace(found[0], kind="flush", visible_rows=found[0].rows)
+        heads = heads_of(snapshot.read(as_written), group, load.stores, database.key_hash)
+        return _Slices(database, heads, load, progress, found[0]).run()
+
+
+class _Slices:
+    """A batch in file order on its way into the store, slice after slice."""
+
+    def __init__(
+        self,
+        database: Database,
+        heads: Heads,
+        load: Load,
+        progress: Any | None,
+        entry: manifest.FileEntry | None = None,
+    ) -> None:
+        self.database = database
+        self.heads = heads
+        self.load = load
+        self.entry = entry
+        self.rows = len(heads.event_us)
+        self.rows_in = progress["rows"] if progress is not None else 0
+        self.moves = heads.group.online and bool(load.stores & STORE_ONLINE)
+        # A slice that moves nothing is a few rows of the manifest, whatever its size.
+        self.at_once = load.max_lock_us is None or not self.moves
+        row_bytes = sum(column.nbytes for column in heads.columns.values()) // len(heads.keys) + 64
+        self.keys_max = max(1, min(SLICE_KEYS_MAX, SLICE_BYTES_MAX // row_bytes))
+
+    def run(self) -> Counts:
+        """Commit what is not in yet."""
+        total = Counts(replayed=self.rows_in)
+        free_at = 0.0
+        while self.rows_in < self.rows:
+            first = int(np.searchsorted(self.heads.ends, self.rows_in, side="right"))
+            end = self._end(first)
+            records = self.heads.records(first, end) if self.moves else None
+            time.sleep(max(0.0, free_at - time.monotonic()))
+            commit, before = self._commit(first, end, records)
+            # As long as it was held, the lock is left to others.
+            free_at = time.monotonic() + commit.held_seconds
+            self._learn(end - first, commit.held_seconds)
+            total += self._counted(first, end, before, commit.write_time_us)
+            self.rows_in = int(self.heads.ends[end - 1])
+            if self.rows_in < self.rows:
+                self.load.done(self.rows_in)
+        return total
+
+    def _end(self, first: int) -> int:
+        """Return the key before which the slice ends that begins with key ``first``."""
+        keys = len(self.heads.keys)
+        if self.at_once:
+            return keys
+        seconds = LOCK_SHARE * (self.load.max_lock_us or 0) / 1e6
+        count = int(self.database.keys_per_second * seconds)
+        return int(min(keys, first + min(max(count, SLICE_KEYS_MIN), self.keys_max)))
+
+    def _learn(self, keys: int, seconds: float) -> None:
+        """Remember how fast it goes; never more than twice as fast as was thought."""
+        if self.moves and seconds:
+            known = self.database.keys_per_second
+            self.database.keys_per_second = min(keys / seconds, 2 * known)
+
+    def _commit(self, first: int, end: int, records: Records | None) -> tuple[Commit, Int64s]:
+        heads, load = self.heads, self.load
+        start, stop = self.rows_in, int(heads.ends[end - 1])
+        keys = heads.keys.part(first, end)
+        newest = heads.ends[first:end] - 1
+
+        def work(commit: Commit) -> tuple[Commit, Int64s, manifest.FileEntry | None]:
+            self._require_turn(commit)
+            _require_group(commit, heads.group)
+            base_seq = commit.take(stop - start) - start
+            before = np.full(end - first, NEVER_US)
+            if records is not None:
+                write_us = np.full(end - first, commit.write_time_us)
+                if heads.write_us is not None:
+                    write_us = heads.write_us[first:end]
+                seqs = base_seq + heads.seqs[first:end]
+                codes = np.arange(end - first)
+                stamp_many(records, keys.data, keys.offsets, codes, seqs, write_us)
+                before = _move_latest(commit, heads.group.id, keys, heads.event_us[newest], records)
+            if start == 0:
+                load.also(commit)
+            return commit, before, self._save(commit, start, stop, base_seq)
+
+        encoded_bytes = 0 if records is None else len(records.data)
+        commit, before, self.entry = self.database.writer.call(
+            work, load.now_us, bytes_needed=2 * encoded_bytes + (1 << 16)
+        )
+        return commit, before
+
+    def _save(
+        self, commit: Commit, start: int, stop: int, base_seq: int
+    ) -> manifest.FileEntry | None:
+        """List the file as far as it is in now, and write down how far that is."""
+        entry = self.entry
+        if entry is not None:
+            entry = replace(
+                entry,
+                visible_rows=stop,
+                min_seq=base_seq + start if start == 0 else entry.min_seq,
+                max_seq=commit.last_seq,
+                slices=(*entry.slices, (stop, base_seq, commit.write_time_us)),
+                request=entry.request if stop < self.rows else "",
+            )
+            manifest.list_file(commit.env, commit.txn, entry)
+        state = {
+            "done": stop == self.rows,
+            "rows": stop,
+            "kept": self.rows,
+            "file_id": None if entry is None else entry.file_id,
+            "clock_us": self.load.clock_us,
+        }
+        requests.save(commit.env, commit.txn, self.load.request, commit.write_time_us, state)
         return entry
 
-    def _stage(self) -> manifest.FileEntry:
-        return write_file(
-            self.database,
-            self.batch.plan.group,
-            "staged",
-            self._table(),
-            self.now_us,
-            visible_rows=0,
-            request=self.request.key.hex(),
-        )
-
-    def _table(self) -> pa.Table:
-        """Return the rows in file order and the history layout, ordinals for seqs."""
-        batch, order = self.batch, self.order
-        ordinals = np.empty(batch.rows, np.int64)
-        for start in range(0, batch.rows, self.slice_rows):
-            # Seqs of a slice follow the order of the input.
-            part = order[start : start + self.slice_rows]
-            ordinals[start + np.argsort(part, kind="stable")] = np.arange(len(part))
-        take = pa.array(order)
-        schema = history_schema(batch.plan.group)
-        expires = batch.expires_us[order]
-        times = pa.timestamp("us", tz="UTC")
-        system = {
-            parquet.KEY_HASH: pa.array(batch.key_hashes[batch.key_codes[order]]),
-            parquet.WRITE_SEQ: pa.array(ordinals),
-            parquet.WRITE_TIME: pa.nulls(batch.rows, times)
-            if batch.write_us is None
-            else pa.array(batch.write_us[order]).view(times),
-            parquet.EXPIRES_AT: pa.array(expires, mask=expires == NO_EXPIRY).view(times),
-            parquet.IS_DELETED: pa.array(np.zeros(batch.rows, np.bool_)),
-            parquet.STORES: pa.array(np.full(batch.rows, batch.stores, np.int8)),
-        }
-        arrays = [
-            system[name] if name in system else batch.columns[name].take(take)
-            for name in schema.names
-        ]
-        return pa.Table.from_arrays(arrays, schema=schema)
-
-    def _commit_slice(
-        self, entry: manifest.FileEntry, start: int
-    ) -> tuple[manifest.FileEntry, Counts]:
-        batch = self.batch
-        end = min(start + self.slice_rows, batch.rows)
-        rows = self.order[start:end]
-        newest = rows[_run_ends(batch.key_codes[rows])]
-        records = dict(zip(newest.tolist(), batch.records(newest), strict=True))
-        # Ordinal of a row within the slice: its place among the slice's rows in input order.
-        in_input_order = np.sort(rows)
-        ordinal = dict(
-            zip(newest.tolist(), np.searchsorted(in_input_order, newest).tolist(), strict=True)
-        )
-
-        def work(commit: Commit) -> tuple[manifest.FileEntry, Counts]:
-            self._require_turn(commit, entry, start)
-            _require_group(commit, batch)
-            base_seq = commit.take(end - start)
-            stamped = {
-                row: stamp(
-                    record,
-                    batch.keys[batch.key_codes[row]],
-                    base_seq + ordinal[row],
-                    _write_us(batch, row, commit),
-                )
-                for row, record in records.items()
-            }
-            before = _move_latest(commit, batch, newest, stamped)
-            grown = replace(
-                entry,
-                visible_rows=end,
-                min_seq=base_seq if start == 0 else entry.min_seq,
-                max_seq=commit.last_seq,
-                slices=(*entry.slices, (end, base_seq, commit.write_time_us)),
-                request=entry.request if end < batch.rows else "",
-            )
-            manifest.list_file(commit.env, commit.txn, grown)
-            state = {
-                "done": end == batch.rows,
-                "file_id": entry.file_id,
-                "rows": end,
-                "slice_rows": self.slice_rows,
-            }
-            requests.save(commit.env, commit.txn, self.request, commit.write_time_us, state)
-            return grown, _counted(batch, rows, before, commit.write_time_us)
-
-        bytes_needed = 2 * sum(map(len, records.values())) + (1 << 16)
-        return self.database.writer.call(work, self.now_us, bytes_needed=bytes_needed)
-
-    def _require_turn(self, commit: Commit, entry: manifest.FileEntry, start: int) -> None:
+    def _require_turn(self, commit: Commit) -> None:
         """Nobody else has gone on with this ingest, and nobody took us for dead."""
-        known = requests.find(commit.env, commit.txn, self.request, commit.write_time_us)
-        ours = known is None if start == 0 else _is_at(known, entry.file_id, start)
-        if not ours:
+        known = requests.find(commit.env, commit.txn, self.load.request, commit.write_time_us)
+        file_id = None if self.entry is None else self.entry.file_id
+        at = None if known is None else (known.get("rows"), known.get("file_id"))
+        if at != (None if self.rows_in == 0 else (self.rows_in, file_id)):
             raise StoreBusy(
                 "The same ingest is under way elsewhere, or was finished meanwhile. Send it again "
                 "to see its result; nothing is added twice."
             )
-        if start == 0 and not manifest.intent_stands(
-            commit.env, commit.txn, entry.group_id, entry.file_id
-        ):
+        if self.rows_in or self.entry is None:
+            return
+        group_id = self.entry.group_id
+        if not manifest.intent_stands(commit.env, commit.txn, group_id, self.entry.file_id):
             raise Unavailable(
                 "This ingest was taken for dead and its file removed. Nothing was stored; send it "
                 "again."
             )
 
-
-def _is_at(known: Any, file_id: int, rows: int) -> bool:
-    return known is not None and known.get("file_id") == file_id and known.get("rows") == rows
+    def _counted(self, first: int, end: int, before: Int64s, write_time_us: int) -> Counts:
+        heads = self.heads
+        start, stop = self.rows_in, int(heads.ends[end - 1])
+        event_us = heads.event_us[start:stop]
+        late = 0
+        if (before != NEVER_US).any():
+            rows_of_key = np.diff(heads.ends[first:end], prepend=start)
+            late = int((event_us < np.repeat(before, rows_of_key)).sum())
+        expired = 0
+        if heads.expires_us is not None:
+            expired = int((heads.expires_us[start:stop] <= write_time_us).sum())
+        return Counts(accepted=stop - start, late=late, expired=expired)

@@ -75,7 +75,11 @@ class Commit:
         The environment and its open write transaction.
     write_time_us : int
         The commit's clock; never smaller than that of any commit before.
+    held_seconds : float
+        How long the write lock was held, once it is committed.
     """
+
+    held_seconds = 0.0
 
     def __init__(self, env: Environment, txn: Transaction, now_us: int) -> None:
         self.env = env
@@ -366,6 +370,7 @@ class Writer:
             results = []
             try:
                 with self._env.write() as txn:
+                    began = time.perf_counter()
                     self._require_room(txn, jobs)
                     commit = Commit(self._env, txn, max(job.now_us for job in jobs))
                     for job in jobs:
@@ -374,6 +379,7 @@ class Writer:
                     failed = None
                     commit.finish()
                     applied_at = time.perf_counter()
+                commit.held_seconds = time.perf_counter() - began
             except BaseException as error:  # noqa: BLE001  whatever it is, somebody waits for it
                 if isinstance(error, StoreFull):
                     self.wake_upkeep()

@@ -121,12 +121,15 @@ def remove_folder(path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """Return the 128-bit BLAKE2b of a file's bytes, as hex."""
-    hasher = hashlib.blake2b(digest_size=16)
+    """Return the first 128 bits of the SHA-256 of a file's bytes, as hex.
+
+    Most processors have instructions for it: 1.6 GB/s, where BLAKE2b gets to half of that.
+    """
+    hasher = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_READ_CHUNK_BYTES):
             hasher.update(chunk)
-    return hasher.hexdigest()
+    return hasher.hexdigest()[:32]
 
 
 def require_room(path: Path, bytes_needed: int) -> None:

@@ -61,7 +61,7 @@ class FileEntry:
     size_bytes : int
         Size of the file.
     digest : str
-        128-bit BLAKE2b of the file's bytes.
+        First 128 bits of the SHA-256 of the file's bytes.
     window : int
         Cells only: the index of the event-time window.
     request : str

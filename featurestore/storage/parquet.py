@@ -18,6 +18,7 @@ digest of the whole.
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,8 @@ from featurestore.storage import files
 from featurestore.storage.manifest import FileEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from featurestore.encoding.keys import KeyHash
@@ -50,18 +52,55 @@ WRITE_SEQ, WRITE_TIME, EXPIRES_AT, IS_DELETED = (
 
 def write_history(root: Path, relative: str, table: pa.Table, group: FeatureGroup) -> None:
     """Write a sorted history table as a file; durable under its name on return."""
+    pieces = (
+        table.slice(start, ROW_GROUP_ROWS) for start in range(0, table.num_rows, ROW_GROUP_ROWS)
+    )
+    write_row_groups(root, relative, pieces, table.nbytes, group)
+
+
+def write_row_groups(
+    root: Path, relative: str, pieces: Iterable[pa.Table], bytes_needed: int, group: FeatureGroup
+) -> None:
+    """Write a history file as its row groups are made; durable under its name on return.
+
+    Parameters
+    ----------
+    root, relative : Path, str
+        The store's folder, and the file below it.
+    pieces : iterable of pyarrow.Table
+        The rows in file order, a row group each.  The next one is made while the one before is
+        being written.
+    bytes_needed : int
+        What the disk must have room for.
+    group : FeatureGroup
+        Whose history it is.
+    """
     final = root / relative
     files.make_folder(final.parent)
     temporary = final.with_name(f".{final.name}.tmp")
     with files.translated(final):
-        files.require_room(root, table.nbytes)
+        files.require_room(root, bytes_needed)
         files.step("write", temporary)
         try:
-            pq.write_table(table, temporary, **_writer_options(group))
+            _write_pieces(temporary, pieces, group)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     files.publish(temporary, final)
+
+
+def _write_pieces(path: Path, pieces: Iterable[pa.Table], group: FeatureGroup) -> None:
+    with (
+        pq.ParquetWriter(path, history_schema(group), **_writer_options(group)) as writer,
+        ThreadPoolExecutor(1) as other_thread,
+    ):
+        written: Future[None] | None = None
+        for piece in pieces:
+            if written is not None:
+                written.result()
+            written = other_thread.submit(writer.write_table, piece, piece.num_rows)
+        if written is not None:
+            written.result()
 
 
 def _writer_options(group: FeatureGroup) -> dict[str, Any]:
@@ -72,7 +111,6 @@ def _writer_options(group: FeatureGroup) -> dict[str, Any]:
     return {
         "compression": "zstd",
         "compression_level": 1,
-        "row_group_size": ROW_GROUP_ROWS,
         "use_dictionary": dictionary,
         "column_encoding": {
             group.event_time: "DELTA_BINARY_PACKED",
@@ -88,25 +126,33 @@ def describe(
     root: Path, group: FeatureGroup, file_id: int, kind: str, table: pa.Table, **fields: Any
 ) -> FileEntry:
     """Return the manifest entry of a file just written from ``table``."""
-    relative = fields.pop("relative")
     event = as_int64(table.column(group.event_time))
     seq = as_int64(table.column(WRITE_SEQ))
     hashes = as_int64(table.column(KEY_HASH))
+    rows = {
+        "rows": table.num_rows,
+        "visible_rows": table.num_rows,
+        "min_hash": int(hashes[0]),
+        "max_hash": int(hashes[-1]),
+        "min_event_us": int(event.min()),
+        "max_event_us": int(event.max()),
+        "min_seq": int(seq.min()),
+        "max_seq": int(seq.max()),
+        "tombstones": int(pc.sum(table.column(IS_DELETED)).as_py() or 0),
+        "unique": not bool(same_key_as_before(table, group)[event[1:] == event[:-1]].any()),
+    }
+    return entry_of(root, group, file_id, kind, **(rows | fields))
+
+
+def entry_of(
+    root: Path, group: FeatureGroup, file_id: int, kind: str, *, relative: str, **fields: Any
+) -> FileEntry:
+    """Return the manifest entry of a file just written, of whose rows ``fields`` tell."""
     path = root / relative
     return FileEntry(
         group_id=group.id,
         file_id=file_id,
         kind=kind,
-        rows=table.num_rows,
-        visible_rows=fields.pop("visible_rows", table.num_rows),
-        min_hash=int(hashes[0]),
-        max_hash=int(hashes[-1]),
-        min_event_us=int(event.min()),
-        max_event_us=int(event.max()),
-        min_seq=int(seq.min()),
-        max_seq=int(seq.max()),
-        tombstones=int(pc.sum(table.column(IS_DELETED)).as_py() or 0),
-        unique=not bool(same_key_as_before(table, group)[event[1:] == event[:-1]].any()),
         size_bytes=path.stat().st_size,
         digest=files.digest(path),
         schema_version=group.version,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +18,14 @@ from featurestore.encoding import columns as columns_module
 from featurestore.encoding.columns import (
     SYSTEM_FIELD_ID,
     KeyColumn,
+    Records,
     decode_history,
     decode_keys,
     decode_records,
     encode_keys,
     encode_records,
     history_schema,
+    stamp_many,
 )
 from featurestore.encoding.keys import KeyHash, encode_key
 from featurestore.encoding.values import HEADER, RecordCodec, stamp, tombstone
@@ -45,7 +49,7 @@ from tests.encoding.strategies import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from featurestore.schema import FeatureGroup
 
@@ -62,7 +66,12 @@ def one_by_one(group: FeatureGroup, rows: Sequence[dict[str, Any]]) -> list[byte
 
 
 def together(group: FeatureGroup, rows: Sequence[dict[str, Any]]) -> list[bytearray]:
-    """Encode the same through Arrow; a feature that no row has is left out."""
+    """Encode the same through Arrow, and part them again."""
+    return encoded_together(group, rows).split()
+
+
+def encoded_together(group: FeatureGroup, rows: Sequence[dict[str, Any]]) -> Records:
+    """Encode through Arrow; a feature that no row has is left out."""
     present = [f for f in group.value_features if any(f.name in row for row in rows)]
     arrays = {f.name: column(f.dtype, [row.get(f.name) for row in rows]) for f in present}
     places = np.arange(len(rows), dtype=np.int64)
@@ -86,14 +95,54 @@ def plain(value: Any) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def compiled(*, even_for_few: bool) -> Iterator[None]:
+    """Take the compiled road however few there are, or only where there are many."""
+    with pytest.MonkeyPatch.context() as patch:
+        if even_for_few:
+            patch.setattr(columns_module, "_FEW", 0)
+        yield
+
+
+both_roads = pytest.mark.parametrize("even_for_few", [False, True], ids=["few", "many"])
+
+
 # ── records ──────────────────────────────────────────────────────────────────────────────────
 
 
+@both_roads
 @given(st.data())
-def test_together_gives_the_bytes_of_one_by_one(data: st.DataObject) -> None:
+def test_together_gives_the_bytes_of_one_by_one(even_for_few: bool, data: st.DataObject) -> None:
     group = data.draw(groups())
     rows = data.draw(st.lists(records(group), max_size=12))
-    assert together(group, rows) == one_by_one(group, rows)
+    with compiled(even_for_few=even_for_few):
+        assert together(group, rows) == one_by_one(group, rows)
+
+
+@both_roads
+@given(st.data())
+def test_stamped_together_they_are_as_one_by_one(even_for_few: bool, data: st.DataObject) -> None:
+    group = data.draw(groups())
+    rows = data.draw(st.lists(records(group), max_size=6))
+    keys = [b"\x20", KEY]
+    codes = [data.draw(st.integers(0, 1)) for _ in rows]
+    single = [
+        stamp(record, keys[code], 7 + row, -row)
+        for row, (record, code) in enumerate(zip(one_by_one(group, rows), codes, strict=True))
+    ]
+    places = np.arange(len(rows))
+    with compiled(even_for_few=even_for_few):
+        made = encoded_together(group, rows)
+        stamp_many(
+            made,
+            np.frombuffer(b"".join(keys), np.uint8),
+            np.array([0, 1, 1 + len(KEY)]),
+            np.array(codes, np.int64),
+            7 + places,
+            -places,
+        )
+        assert list(map(bytes, made.split())) == single
+        assert list(map(bytes, made.take(places[::-1]).split())) == single[::-1]
 
 
 @given(st.data())
@@ -198,7 +247,7 @@ def test_chunked_columns_are_as_good_as_whole_ones() -> None:
     times = np.zeros(3, np.int64)
     made = encode_records(
         group, {"v0": chunked, "other": chunked}, event_time_us=times, expires_at_us=times, stores=1
-    )
+    ).split()
     assert decode_records(group, list(map(bytes, made))).to_pydict() == {"v0": ["a", "bc", None]}
 
 
@@ -212,7 +261,7 @@ def test_what_lies_under_a_null_is_not_written() -> None:
     times = np.zeros(2, np.int64)
     made = encode_records(
         group, {"v0": numbers, "v1": texts}, event_time_us=times, expires_at_us=times, stores=3
-    )
+    ).split()
     codec = RecordCodec(group)
     plain_times = {"event_time_us": 0, "expires_at_us": 0, "stores": 3}
     assert made == [codec.encode({}, **plain_times),
@@ -435,12 +484,18 @@ def encoded(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> KeyColumn:
     return encode_keys(arrays, types)
 
 
+@both_roads
 @given(key_columns())
 def test_key_columns_hold_the_bytes_of_single_keys(
-    case: tuple[list[str], list[tuple[Any, ...]]],
+    even_for_few: bool, case: tuple[list[str], list[tuple[Any, ...]]]
 ) -> None:
     names, rows = case
-    keys = encoded(names, rows)
+    with compiled(even_for_few=even_for_few):
+        keys = encoded(names, rows)
+        places = np.arange(len(keys.keys))[::-1]
+        data, offsets = keys.taken(places)
+    ends = pairwise(offsets.tolist())
+    assert [data[a:b].tobytes() for a, b in ends] == keys.keys[::-1]
     assert len(set(keys.keys)) == len(keys.keys)
     assert keys.codes.dtype == np.int64
     for row, code in zip(rows, keys.codes.tolist(), strict=True):
@@ -450,11 +505,14 @@ def test_key_columns_hold_the_bytes_of_single_keys(
             assert keys.keys[code] == encode_key(row, dtypes(names))
 
 
+@both_roads
 @given(key_columns(), st.sampled_from([2, 64]))
 def test_ranks_are_the_order_of_hash_then_key(
-    case: tuple[list[str], list[tuple[Any, ...]]], bits: int
+    even_for_few: bool, case: tuple[list[str], list[tuple[Any, ...]]], bits: int
 ) -> None:
-    keys, key_hash = encoded(*case), KeyHash(SEED, bits)
+    with compiled(even_for_few=even_for_few):
+        keys, key_hash = encoded(*case), KeyHash(SEED, bits)
+        keys.hashes(key_hash)
     assert keys.hashes(key_hash).tolist() == [key_hash(key) for key in keys.keys]
     in_order = sorted(keys.keys, key=lambda key: (key_hash(key), key))
     assert [in_order[rank] for rank in keys.ranks(key_hash)] == keys.keys

@@ -273,27 +273,27 @@ def test_an_unfinished_ingest_is_sound(
             "temp": np.arange(rows) / 3,
         }
     )
-    commit_slice = staging.Staging._commit_slice
+    seen = []
 
-    def die_at_the_third(self: Any, entry: Any, start: int) -> Any:
-        if start >= 2000:
+    def die_at_the_third(count: int) -> None:
+        seen.append(count)
+        if len(seen) == 2:
             raise KeyboardInterrupt
-        return commit_slice(self, entry, start)
 
-    monkeypatch.setattr(staging, "SLICE_ROWS", 1000)
-    monkeypatch.setattr(staging.Staging, "_commit_slice", die_at_the_third)
+    monkeypatch.setattr(staging, "SLICE_KEYS_MAX", 700)
     with pytest.raises(KeyboardInterrupt):
-        full.ingest("weather", data)
+        full.ingest("weather", data, progress=die_at_the_third)
     (half,) = [entry for entry in entries(full, "staged") if entry.visible_rows < entry.rows]
-    assert half.visible_rows == 2000
+    assert half.visible_rows == seen[-1] < rows
+    assert len(half.slices) == 2
     assert full.verify() == []
     visible = "SELECT count(*) AS n FROM history.weather WHERE origin = 'BOS'"
-    assert full.sql(visible).to_pylist() == [{"n": 2000}]
+    assert full.sql(visible).to_pylist() == [{"n": seen[-1]}]
     relist(full, replace(half, min_hash=half.max_hash))
     assert whats(full) == {"bounds"}
     relist(full, half)
     monkeypatch.undo()
-    assert full.ingest("weather", data).replayed == 2000
+    assert full.ingest("weather", data).replayed == seen[-1]
     assert full.verify() == []
     assert full.sql(visible).to_pylist() == [{"n": rows}]
 
