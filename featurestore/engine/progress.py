@@ -42,7 +42,7 @@ class Line(Progress):
     >>> line = Line("weather", shown, quiet_seconds=0)
     >>> line(1_000_000)
     >>> shown.getvalue().split(",")[0]
-    '\\rweather: 1'
+    '\rweather: 1'
     """
 
     def __init__(self, what: str, stream: TextIO, quiet_seconds: float = QUIET_SECONDS) -> None:

@@ -28,11 +28,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import featurestore as fs
-from featurestore.engine import chunks, ingest, sources, staging
+from featurestore.engine import chunks, file_order, ingest, sources, staging
 from featurestore.engine.content import digest_columns
 from featurestore.engine.progress import Line
-from featurestore.storage import files
-from tests.encoding.strategies import ALL_TYPES, column, dtypes, physical
+from featurestore.storage import files, parquet
+from tests.encoding.strategies import ALL_TYPES, EXTREMES, column, dtypes, physical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -221,6 +221,47 @@ def test_the_lock_is_left_alone_for_as_long_as_it_was_held(
     begins = np.array([begin for begin, _ in held[-len(rows) :]])
     assert (begins[1:] - ends[:-1] >= 0.05).all()
     holds(store, table_of(9000, 9000))
+
+
+@pytest.mark.parametrize("laid_out", [True, False])
+@pytest.mark.parametrize("sorted_by", [None, "t"])
+def test_every_type_comes_through_a_large_ingest(
+    open_store: Callable[..., fs.FeatureStore],
+    monkeypatch: pytest.MonkeyPatch,
+    laid_out: bool,
+    sorted_by: str | None,
+) -> None:
+    """By either way of gathering columns, a row group or many, with nulls and slices of arrays."""
+    monkeypatch.setattr(file_order, "WORDS_ROWS_MIN", 1 if laid_out else 1 << 40)
+    monkeypatch.setattr(file_order, "_LAID_OUT_ROWS", 70)
+    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 900)
+    monkeypatch.setattr(ingest, "JOURNAL_ROWS_MAX", 100)
+    store = open_store(clock=lambda: NOW)
+    features = {"k": "int64", "t": "timestamp", "moment": "timestamp", "whole": "int64"}
+    features |= {f"v{i}": name for i, name in enumerate(ALL_TYPES)}
+    store.create_feature_group("g", record_identifier="k", event_time="t", features=features)
+    chance = np.random.default_rng(3)
+    table = table_of(5000, 100).select(["k", "t"]).append_column(
+        "moment", pa.array(chance.integers(0, 2**50, 5000)).view(pa.timestamp("us", tz="UTC"))
+    ).append_column("whole", pa.array(chance.integers(-(2**63), 2**63 - 1, 5000)))  # fmt: skip
+    for i, dtype in enumerate(dtypes(ALL_TYPES)):
+        element = str(dtype.element or dtype)
+        some = [v for v in EXTREMES[element] if v == v]  # noqa: PLR0124  nan is not equal to itself
+        values = [None if (at * 7 + i) % 5 == 0 else some[at % len(some)] for at in range(5000)]
+        if dtype.kind == "list":
+            values = [None if v is None else [v, None] for v in values]
+        elif dtype.kind == "vector":
+            values = [None if v is None else [v] * dtype.length for v in values]
+        table = table.append_column(f"v{i}", column(dtype, values))
+    table = table.slice(300)
+    table = table.sort_by(sorted_by) if sorted_by else table
+    store.ingest("g", table)
+    expected = table.sort_by([("t", "ascending")])
+    found = store.sql(f"SELECT {', '.join(table.column_names)} FROM history.g ORDER BY t")
+    assert found.to_pylist() == expected.to_pylist()
+    online = store.batch_get_record({"g": [7, 99]})["g"].select(table.column_names).to_pylist()
+    newest = {row["k"]: row for row in expected.to_pylist()}
+    assert online == [newest[7], newest[99]]
 
 
 def test_max_lock_is_a_duration(store: fs.FeatureStore) -> None:
