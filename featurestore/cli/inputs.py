@@ -59,9 +59,6 @@ def key_from_text(group: FeatureGroup, texts: Sequence[str]) -> object:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-# A column's type is guessed from as much of a file as this.
-_CSV_BLOCK_BYTES = 32 << 20
-
 # ── files ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -88,15 +85,18 @@ def schema_of(path: Path, event_time: str, nulls: Sequence[str]) -> pa.Schema:
     A zone is not asked of the type: the rows are checked for one when they are ingested.
     """
     import pyarrow as pa
+    from pyarrow import csv as arrow_csv
     from pyarrow import json as arrow_json
     from pyarrow import parquet
+
+    from featurestore.engine.sources import csv_options
 
     kind = file_kind(path)
     with refusing(path):
         if kind == "parquet":
             schema = parquet.read_schema(path)
         elif kind == "csv":
-            schema = open_csv(path, {}, nulls).schema
+            schema = arrow_csv.read_csv(path, **csv_options({}, nulls)).schema
         else:
             schema = arrow_json.read_json(path).schema
     at = schema.get_field_index(event_time)
@@ -119,23 +119,14 @@ def file_kind(path: Path) -> str:
 def open_csv(
     path: Path, types: dict[str, pa.DataType], nulls: Sequence[str]
 ) -> pa.RecordBatchReader:
-    """Read a CSV file a block at a time; the others' types are those of the first block."""
+    """Read a CSV file a block at a time."""
     import pyarrow as pa
-    from pyarrow import csv as arrow_csv
+
+    from featurestore.engine import sources
 
     hint = " If a text such as NA stands for null, say --null NA."
     with refusing(path, hint):
-        reader = arrow_csv.open_csv(
-            path,
-            read_options=arrow_csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=types,
-                null_values=["", *nulls],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
+        reader = sources.open_csv(path, types, nulls)
 
     def batches() -> Iterator[pa.RecordBatch]:
         with reader, refusing(path, hint):

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Counts", "Options", "ingest"]
 
-#: Up to this many rows are one transaction: through the journal, where they go to history, since
-#: Up to this many rows and bytes go through the journal: a file each would be too many small
-#: files, and the write lock is held for less than the usual `max_lock`.
+#: Up to this many rows and bytes are one transaction: through the journal, where they go to
+#: history, since a file each would be too many small files.  It holds the write lock for less than
+#: the usual `max_lock`.
 JOURNAL_ROWS_MAX = 16_384
 JOURNAL_BYTES_MAX = 8 << 20
 

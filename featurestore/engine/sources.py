@@ -37,6 +37,7 @@ CHUNK_ROWS = 1 << 20
 CHUNK_DICTS = 1 << 16
 #: Rows that are read from a file at a time.
 _BATCH_ROWS = 1 << 16
+_CSV_BLOCK_BYTES = 1 << 20
 _READERS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".jsonl": "json"}
 _READERS |= {".ndjson": "json", ".json": "json", ".arrow": "arrow", ".feather": "arrow"}
 
@@ -174,7 +175,14 @@ def _of_file(path: Path, group: FeatureGroup) -> Iterator[pa.Table]:
     try:
         yield from grouped(readers[kind](path, group))
     except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(f"{path} cannot be read as {kind}: {error}") from error
+        hint = (
+            ""
+            if kind != "csv"
+            else (
+                " If a text such as NA stands for null, read the file yourself and pass the reader."
+            )
+        )
+        raise InvalidInput(f"{path} cannot be read as {kind}: {error}{hint}") from error
 
 
 def _parquet(path: Path, _group: FeatureGroup) -> Iterator[pa.RecordBatch]:
@@ -189,14 +197,33 @@ def _parquet(path: Path, _group: FeatureGroup) -> Iterator[pa.RecordBatch]:
 
 
 def _csv(path: Path, group: FeatureGroup) -> Iterator[pa.RecordBatch]:
+    with open_csv(path, text_types(group)) as reader:
+        yield from reader
+
+
+def open_csv(
+    path: Path, types: Mapping[str, pa.DataType], nulls: Sequence[str] = ()
+) -> pa.csv.CSVStreamingReader:
+    """Open a CSV file to be read a block at a time; see :func:`csv_options`."""
     from pyarrow import csv
 
-    with csv.open_csv(
-        path,
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(column_types=text_types(group)),
-    ) as reader:
-        yield from reader
+    options = csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
+    return csv.open_csv(path, read_options=options, **csv_options(types, nulls))
+
+
+def csv_options(types: Mapping[str, pa.DataType], nulls: Sequence[str] = ()) -> dict[str, Any]:
+    """Return how CSV is read: an unquoted empty cell is null, and nothing else but ``nulls``."""
+    from pyarrow import csv
+
+    return {
+        "parse_options": csv.ParseOptions(newlines_in_values=True),
+        "convert_options": csv.ConvertOptions(
+            column_types=types,
+            null_values=["", *nulls],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    }
 
 
 def _json(path: Path, group: FeatureGroup) -> Iterator[pa.RecordBatch]:

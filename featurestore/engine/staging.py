@@ -14,8 +14,8 @@ one key and event time keep the order of the input: of two the later wins, as ev
 that is one transaction by its nature, small or ``atomic``, is numbered in the order of the input.)
 
 **The write lock** is held for a slice, about half of ``max_lock``: how many keys that is, is known
-from the slice before.  Then it is left alone for as long as it was held, whoever may want it, and
-the records of the next slice are encoded meanwhile.
+from the slice before (and no fewer than :data:`SLICE_KEYS_MIN`).  Then it is left alone for as long
+as it was held, whoever may want it, and the records of the next slice are encoded meanwhile.
 
 What goes online only has no file, and is committed in slices all the same.
 
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 #: Keys of a slice at most; less where the lock would be held too long.
 SLICE_KEYS_MAX = 1 << 18
+#: And at least: a commit takes its time however little is in it.
+SLICE_KEYS_MIN = 500
 #: Bytes of records encoded for a slice at most.
 SLICE_BYTES_MAX = 64 << 20
 #: Share of `max_lock` that a slice is sized for; the rest is for the next one to be slower.
@@ -279,7 +281,7 @@ class _Slices:
             return keys
         seconds = LOCK_SHARE * (self.load.max_lock_us or 0) / 1e6
         count = int(self.database.keys_per_second * seconds)
-        return int(min(keys, first + max(1, min(count, self.keys_max))))
+        return int(min(keys, first + min(max(count, SLICE_KEYS_MIN), self.keys_max)))
 
     def _learn(self, keys: int, seconds: float) -> None:
         """Remember how fast it goes; never more than twice as fast as was thought."""

@@ -374,7 +374,7 @@ class Writer:
             results = []
             try:
                 with self._env.write() as txn:
-                    began = time.monotonic()
+                    began = time.perf_counter()
                     self._require_room(txn, jobs)
                     commit = Commit(self._env, txn, max(job.now_us for job in jobs))
                     for job in jobs:
@@ -382,8 +382,8 @@ class Writer:
                         results.append(job.work(commit))
                     failed = None
                     commit.finish()
-                    applied_at = time.monotonic()
-                commit.held_seconds = time.monotonic() - began
+                    applied_at = time.perf_counter()
+                commit.held_seconds = time.perf_counter() - began
             except BaseException as error:  # noqa: BLE001  whatever it is, somebody waits for it
                 if isinstance(error, StoreFull):
                     self.wake_upkeep()
@@ -394,7 +394,7 @@ class Writer:
                 failed.done(None, error)
                 jobs = [job for job in jobs if job is not failed]
                 continue
-            self._sync_seconds = time.monotonic() - applied_at
+            self._sync_seconds = time.perf_counter() - applied_at
             self._callers = len(jobs)
             for job, result in zip(jobs, results, strict=True):
                 job.done(result, None)

@@ -219,6 +219,72 @@ def stamp_records(
             data[start + byte] = np.uint8((crc >> np.uint32(8 * byte)) & np.uint32(0xFF))
 
 
+# ── columns ──────────────────────────────────────────────────────────────────────────────────
+
+INT32_READ = types.Array(types.int32, 1, "C", readonly=True)
+
+
+@kernel(INT32_READ, INT32_OUT)
+def invert(order: Int32, places: Int32) -> None:
+    """Fill in where each row goes: ``places[order[i]] = i``; ``order`` is a permutation."""
+    if order.size != places.size:
+        raise ValueError("arrays differ in length")
+    for i in range(order.size):
+        row = order[i]
+        if row < 0 or row >= places.size:
+            raise ValueError("a row is out of range")
+        places[row] = np.int32(i)
+
+
+@kernel(INT64_READ, INT32_READ, INT64, INT64, INT64_OUT, INT64, INT64)
+def lay_out(
+    column: Int64, places: Int32, first: int, end: int, rows: Int64, width: int, number: int
+) -> None:
+    """Write a column's values of some rows side by side with those of the other columns.
+
+    Parameters
+    ----------
+    column : int64[n]
+        The values, whatever their 64 bits mean.
+    places : int32[n]
+        Where each row goes.
+    first, end : int
+        The rows to write: few enough for what they touch to stay in the cache until the other
+        columns have been there too.
+    rows : int64[width * n]
+        Written to.
+    width, number : int
+        How many columns there are, and which this is.
+    """
+    if end > column.size or places.size != column.size or rows.size != width * column.size:
+        raise ValueError("arrays differ in length")
+    for i in range(first, end):
+        rows[places[i] * width + number] = column[i]
+
+
+@kernel(INT64_READ, INT64, INT64, INT64, INT64_OUT)
+def take_apart(rows: Int64, start: int, end: int, width: int, columns: Int64) -> None:
+    """Give each column of some neighbouring rows its own array again.
+
+    Parameters
+    ----------
+    rows : int64[width * n]
+        As :func:`lay_out` leaves them.
+    start, end, width : int
+        Which rows, and how many columns.
+    columns : int64[width * (end - start)]
+        Filled: column after column.
+    """
+    count = end - start
+    if end * width > rows.size or columns.size != width * count:
+        raise ValueError("arrays differ in length")
+    for block in range(0, count, 256):
+        last = min(block + 256, count)
+        for number in range(width):
+            for i in range(block, last):
+                columns[number * count + i] = rows[(start + i) * width + number]
+
+
 # ── byte strings ─────────────────────────────────────────────────────────────────────────────
 
 
