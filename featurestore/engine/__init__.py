@@ -13,7 +13,7 @@
     compactor       many files -> few disjoint cells
     filing          a history file under an intent, and giving one up
     cleaner         what crashes and finished readers leave behind
-    point_in_time   the join operator over kernels.asof (key_index: keys to codes)
+    point_in_time/  the join operator over kernels.asof (key_index: keys to codes)
     frames          pandas, Polars or Arrow in, the same out
     sql/            DuckDB over files and journal tail at one moment
     upkeep          the thread that flushes, compacts and cleans while a process writes

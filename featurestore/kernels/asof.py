@@ -235,6 +235,55 @@ def _last_upto(event_us: Int64, low: int, high: int, newest_us: int) -> int:
     return low
 
 
+_PARTS = 128
+_PARTED_ROWS = 1 << 21
+
+
+@kernel(
+    INT64_READ, INT64_READ, INT64_READ, INT64_READ, INT64, INT64, INT64,
+    INT64, INT64, INT64, INT64_WRITE, _TWO_ROWS,
+    returns=INT64,
+)  # fmt: skip
+def _part(
+    codes: Int64,
+    event_us: Int64,
+    seq: Int64,
+    write_us: Int64,
+    keys: int,
+    delay_us: int,
+    seq_max: int,
+    first: int,
+    last: int,
+    shift: int,
+    ends: Int64,
+    parted: Int64,
+) -> int:
+    """Part rows ``first:last`` that count by their keys' leading bits; return how many there are.
+
+    A row becomes four numbers: its key and its place, since when it is known, event time, seq.
+    """
+    event_us_max = INT64_MAX - delay_us  # beyond it a row is never known, and the sum would wrap
+    ends[:] = 0
+    for i in range(first, last):
+        if codes[i] >= keys:
+            raise ValueError("a key code of history is out of range")
+        if codes[i] >= 0 and seq[i] <= seq_max and event_us[i] <= event_us_max:
+            ends[codes[i] >> shift] += 1
+    count = 0
+    for part in range(ends.size):
+        ends[part], count = count, count + ends[part]
+    for i in range(first, last):
+        if codes[i] >= 0 and seq[i] <= seq_max and event_us[i] <= event_us_max:
+            at = ends[codes[i] >> shift]
+            ends[codes[i] >> shift] = at + 1
+            known_us = event_us[i] + delay_us
+            if write_us.size > 0:
+                known_us = max(known_us, write_us[i])
+            parted[at, 0] = codes[i] << 32 | (i - first)
+            parted[at, 1], parted[at, 2], parted[at, 3] = known_us, event_us[i], seq[i]
+    return count
+
+
 @kernel(
     INT64_READ, INT64_READ, _BEST,
     INT64_READ, INT64_READ, INT64_READ, INT64_READ, INT64, INT64, INT64,
@@ -270,26 +319,29 @@ def asof_update(
     row_first : int
         Number of the chunk's first row in the caller's count of rows.
     """
-    rows = codes.size
+    rows, keys = codes.size, starts.size - 1
     if event_us.size != rows or seq.size != rows or write_us.size not in (0, rows):
         raise ValueError("columns of history differ in length")
     if delay_us < 0:
         raise ValueError("a delay is negative")
-    event_us_max = INT64_MAX - delay_us  # beyond it a row is never known, and the sum would wrap
-    for i in range(rows):
-        code = codes[i]
-        if code < 0 or seq[i] > seq_max or event_us[i] > event_us_max:
-            continue
-        if code >= starts.size - 1:
-            raise ValueError("a key code of history is out of range")
-        known_us = event_us[i] + delay_us
-        if write_us.size > 0:
-            known_us = max(known_us, write_us[i])
-        at = _first_known(label_us, starts[code], starts[code + 1], known_us)
-        if at < starts[code + 1] and _newer(event_us[i], seq[i], best[at]):
-            best[at]["event_time_us"] = event_us[i]
-            best[at]["seq"] = seq[i]
-            best[at]["row"] = row_first + i
+    # Labels and best rows of a key are somewhere in memory, and each row would wait for them.  So
+    # rows are parted by key first, some millions at a time; then those of a part stay in cache.
+    shift = 0
+    while keys >> shift > _PARTS:
+        shift += 1
+    ends = np.empty((keys >> shift) + 1, np.int64)
+    parted = np.empty((min(rows, _PARTED_ROWS), 4), np.int64)
+    for first in range(0, rows, _PARTED_ROWS):
+        last = min(first + _PARTED_ROWS, rows)
+        count = _part(codes, event_us, seq, write_us, keys, delay_us, seq_max,
+                      first, last, shift, ends, parted)  # fmt: skip
+        for i in range(count):
+            code, row = parted[i, 0] >> 32, first + (parted[i, 0] & 0xFFFF_FFFF)
+            at = _first_known(label_us, starts[code], starts[code + 1], parted[i, 1])
+            if at < starts[code + 1] and _newer(parted[i, 2], parted[i, 3], best[at]):
+                best[at]["event_time_us"] = parted[i, 2]
+                best[at]["seq"] = parted[i, 3]
+                best[at]["row"] = row_first + row
 
 
 @kernel(

@@ -141,7 +141,8 @@ class Read:
 
     def event_us(self) -> Int64:
         """Return the event times of all pieces."""
-        return np.require(np.concatenate(self.times), None, ["ALIGNED", "C_CONTIGUOUS"])
+        times = np.concatenate(self.times) if len(self.times) != 1 else self.times[0]
+        return np.require(times, None, ["ALIGNED", "C_CONTIGUOUS"])
 
     def sorted_pieces(self, source: Source) -> Iterator[tuple[int, slice, npt.NDArray[Any], Int64]]:
         """Yield the first row, the runs, event times and seqs of stretches with times in one."""
@@ -217,7 +218,8 @@ def _settle_order(
         if rows >= _ORDER_ROWS:
             break
     for search in searches:
-        search.keys.order_by(read.codes[id(search.keys)] for _, read in seen)
+        found = (read.codes[id(search.keys)] for source, read in seen if source.is_sorted)
+        search.keys.order_by(found)
     yield from seen
     yield from reads
 
