@@ -18,6 +18,7 @@ given a request id of their own where the caller gives none.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -32,7 +33,9 @@ from featurestore.errors import (
     OutcomeUnknown,
     ReadOnlyStore,
     StoreClosed,
+    UnknownFeatureGroup,
     Unreachable,
+    did_you_mean,
 )
 from featurestore.event_time import duration_us, format_duration, format_us, to_us
 from featurestore.feature_view import FeatureView, expand, result_columns
@@ -52,6 +55,7 @@ _KEEP: Any = object()
 _TRIES = 3
 _UPLOAD_ROWS = 65_536
 _JSON = "application/json"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 def connect(
@@ -225,7 +229,7 @@ class RemoteStore:
 
     def describe_feature_group(self, name: str) -> FeatureGroup:
         """Return the definition of a feature group."""
-        return FeatureGroup.from_json(self._json("GET", _group(name)))
+        return FeatureGroup.from_json(self._json("GET", self._group(name)))
 
     def search(
         self, text: str = "", *, tags: Mapping[str, str] | None = None
@@ -265,12 +269,12 @@ class RemoteStore:
             changes["description"] = description
         if tags is not None:
             changes["tags"] = dict(tags)
-        return FeatureGroup.from_json(self._json("PATCH", _group(name), changes))
+        return FeatureGroup.from_json(self._json("PATCH", self._group(name), changes))
 
     def delete_feature_group(self, name: str) -> None:
         """Delete a feature group with all its records, online and offline."""
         self._require_writable()
-        self._request("DELETE", _group(name))
+        self._request("DELETE", self._group(name))
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────
 
@@ -292,7 +296,7 @@ class RemoteStore:
             "target_stores": _names(target_stores),
             "tz": _zone(tz),
         }
-        found = self._write("POST", f"{_group(name)}/records", asked, request_id)
+        found = self._write("POST", f"{self._group(name)}/records", asked, request_id)
         return wire.read_put_result(found)
 
     def write(
@@ -323,12 +327,11 @@ class RemoteStore:
     ) -> PutResult:
         """Delete a record from an event time on; before it, history stands."""
         self._require_writable()
-        at = wire.exact(event_time)
         query = [("key_json", json.dumps(wire.exact(key)))]
-        query.append(("event_time", at if isinstance(at, str) else json.dumps(at)))
+        query.append(("event_time", json.dumps(wire.exact(event_time))))
         query += [("hard", "true")] if hard else []
         query += [("tz", str(zone))] if (zone := _zone(tz)) is not None else []
-        found = self._write("DELETE", f"{_group(name)}/record", None, request_id, query)
+        found = self._write("DELETE", f"{self._group(name)}/record", None, request_id, query)
         return wire.read_put_result(found)
 
     def ingest(
@@ -362,11 +365,11 @@ class RemoteStore:
         options = {"id": id, "tz": _zone(tz), "unit": unit, "write_time": write_time}
         query += [(option, value) for option, value in options.items() if value is not None]
         query += [("atomic", "true")] if atomic else []
-        query += [("on_error", on_error)]
+        query += [("on_error", on_error), ("exact", "true")]
         query += [("target_stores", one) for one in _names(target_stores)]
         kind, body = _upload(group, data, progress)
         found = self._request(
-            "POST", f"{_group(name)}/ingest", query=query, body=body, kind=kind, again=False
+            "POST", f"{self._group(name)}/ingest", query=query, body=body, kind=kind, again=False
         )
         return IngestResult(**json.loads(found.data))
 
@@ -383,7 +386,7 @@ class RemoteStore:
         """Return the latest record of a key."""
         query = [("key_json", json.dumps(wire.exact(key))), ("exact", "true")]
         query += [("feature", feature) for feature in _names(features or ())]
-        found = wire.read_record_result(self._json("GET", f"{_group(name)}/record", query=query))
+        found = wire.read_record_result(self._json("GET", f"{self._group(name)}/record", query=query))
         return found if with_status else found.record
 
     def batch_get_record(
@@ -402,7 +405,9 @@ class RemoteStore:
         asked: dict[str, Any] = {"keys": listed}
         if features is not None:
             asked["features"] = _names(features)
-        answer = self._request("POST", "/v1/batch-get", asked, accept=wire.ARROW)
+        answer = self._request(
+            "POST", "/v1/batch-get", asked, query=[("exact", "true")], accept=wire.ARROW
+        )
         return dict(zip(listed, _tables(answer.data), strict=True))
 
     def scan(
@@ -634,7 +639,17 @@ class RemoteStore:
         """Send a write that counts once, however often it has to be sent."""
         once = uuid.uuid4().hex if request_id is None else request_id
         headers = {"idempotency-key": _printable(once)}
-        return json.loads(self._request(method, path, body, query=query, headers=headers).data)
+        words = [*query, ("exact", "true")]
+        return json.loads(self._request(method, path, body, query=words, headers=headers).data)
+
+    def _group(self, name: Any) -> str:
+        """Return the path of a group; a name that none can have is not sent."""
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            known = [group.name for group in self.list_feature_groups()]
+            raise UnknownFeatureGroup(
+                f'There is no feature group "{name}".{did_you_mean(str(name), known)}'
+            )
+        return f"/v1/groups/{name}"
 
     def _json(
         self, method: str, path: str, body: Any = None, *, query: Sequence[tuple[str, str]] = ()
@@ -733,7 +748,7 @@ class RemoteScan:
             query = [("after", after), ("limit", str(self._size))]
             query += [("feature", feature) for feature in self._features or ()]
             answer = self._store._request(  # noqa: SLF001
-                "GET", f"{_group(self._name)}/records", query=query, accept=wire.ARROW
+                "GET", f"{self._store._group(self._name)}/records", query=query, accept=wire.ARROW
             )
             after = self.token = answer.headers["featurestore-token"]
             yield next(_tables(answer.data))
@@ -788,10 +803,6 @@ def _word(name: Any) -> str:
     """Return a name as one segment of a path."""
     text = name if isinstance(name, str) else repr(name)
     return quote(text.encode("utf-8", "surrogatepass"), safe="") or "%00"
-
-
-def _group(name: Any) -> str:
-    return f"/v1/groups/{_word(name)}"
 
 
 def _one(name: str | None) -> list[tuple[str, str]]:
@@ -905,7 +916,7 @@ def _as_arrow(
     head: pa.Table, rest: Iterator[pa.Table], progress: Callable[[int], None] | None
 ) -> Iterator[bytes]:
     sent = 0
-    schema = head.schema.remove_metadata()
+    schema = _sendable(head.schema)
     for piece in _stream(schema, _chained(head, rest)):
         data, rows = piece
         sent += rows
@@ -924,7 +935,7 @@ def _stream(schema: pa.Schema, tables: Iterable[pa.Table]) -> Iterator[tuple[byt
     with pa.ipc.new_stream(sink, schema) as writer:
         for table in tables:
             try:
-                same = table.cast(schema) if table.schema != schema else table
+                same = table.cast(schema) if table.schema != schema else table 
             except (pa.ArrowException, ValueError) as error:
                 raise InvalidRecord(f"The tables of the stream differ: {error}") from error
             for batch in same.to_batches(max_chunksize=_UPLOAD_ROWS):
@@ -933,6 +944,14 @@ def _stream(schema: pa.Schema, tables: Iterable[pa.Table]) -> Iterator[tuple[byt
                 sink.seek(0)
                 sink.truncate()
     yield sink.getvalue(), 0
+
+
+def _sendable(schema: pa.Schema) -> pa.Schema:
+    """Return a schema without views, of which a small stream could be made to mean a large one."""
+    import pyarrow as pa
+
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return pa.schema((f.name, plain.get(f.type, f.type)) for f in schema)
 
 
 def _streams(tables: Mapping[str, Any]) -> Iterator[bytes]:
@@ -948,7 +967,8 @@ def _streams(tables: Mapping[str, Any]) -> Iterator[bytes]:
                 "Polars frame, or anything with __arrow_c_stream__."
             )
         table = given if isinstance(given, pa.Table) else pa.table(given)
-        schema = table.schema.with_metadata({b"group": name.encode()} if name else None)
+        schema = _sendable(table.schema)
+        schema = schema.with_metadata({b"group": name.encode()} if name else None)
         for data, _ in _stream(schema, [table.replace_schema_metadata(schema.metadata)]):
             yield data
 

@@ -23,8 +23,8 @@ the bare words NaN and Infinity, and lone surrogates are refused.
 
 **Exactly.**  :func:`featurestore.connect` must raise what ``fs.open`` raises, so it may not let
 the server guess: ``float("nan")`` for a string feature is an error, and the text ``"NaN"`` is
-not.  It writes what JSON has no word for as an object with one name that begins with ``$``, and
-asks for answers in the same form (``exact=true``)::
+not.  With ``exact=true`` a string is a string, and what JSON has no word for is an object with one
+name that begins with ``$``, in requests and in answers::
 
     {"$float": "NaN"}   {"$time": "2013-01-01T05:00:00+01:00"}   {"$date": "2013-01-01"}
     {"$bytes": "AAE="}  {"$decimal": "1.50"}  {"$duration": "1500000"}   (microseconds)
@@ -226,10 +226,10 @@ def read_value(dtype: DType, value: Any) -> Any:
     return from_exact(value) if isinstance(value, dict) else value
 
 
-def read_record(group: FeatureGroup, record: Any) -> Any:
+def read_record(group: FeatureGroup, record: Any, *, exactly: bool = False) -> Any:
     """Return a record from JSON; names that are no features are left for the engine to refuse."""
-    if not isinstance(record, dict):
-        return record
+    if exactly or not isinstance(record, dict):
+        return from_exact(record)
     types = {feature.name: feature.dtype for feature in group.features}
     return {
         name: read_value(types[name], value) if name in types else from_exact(value)
@@ -237,8 +237,10 @@ def read_record(group: FeatureGroup, record: Any) -> Any:
     }
 
 
-def read_key(group: FeatureGroup, key: Any) -> Any:
+def read_key(group: FeatureGroup, key: Any, *, exactly: bool = False) -> Any:
     """Return a key from JSON: a scalar, an array in declared order, or an object by name."""
+    if exactly:
+        return tuple(from_exact(key)) if isinstance(key, list) else from_exact(key)
     if isinstance(key, dict):
         named = {feature.name: feature.dtype for feature in group.key_features}
         if named.keys() & key.keys():

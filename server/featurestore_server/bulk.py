@@ -37,7 +37,7 @@ from featurestore_server.parts import (
     body_file,
     takes,
 )
-from featurestore_server.records import GroupName
+from featurestore_server.records import Exact, GroupName
 
 router = APIRouter(prefix="/v1", tags=["tables"])
 
@@ -97,6 +97,7 @@ async def ingest(  # noqa: D103  FastAPI shows the summary
     whole: Annotated[
         bool, Query(description="Check all rows before any is stored; needs memory for them.")
     ] = False,
+    exact: Exact = False,
     prefer: Prefer = None,
     request_id: RequestId = None,
 ) -> Response:
@@ -112,7 +113,9 @@ async def ingest(  # noqa: D103  FastAPI shows the summary
         with here.door.enter(who, "ingest", [name], request_id) as store:
             group = store.describe_feature_group(name)
             with tempfile.TemporaryFile() as spool:
-                data = _rows_in(kind, source, spool, here.limits, group, whole=whole)
+                data = _rows_in(
+                    kind, source, spool, here.limits, group, whole=whole, exactly=exact
+                )
                 found = store.ingest(name, data, progress=progress, **options)
         counts = ("accepted", "late", "expired", "rejected", "replayed")
         return {count: getattr(found, count) for count in counts}
@@ -138,11 +141,18 @@ def _spooled(body: BodyFile) -> Any:
 
 
 def _rows_in(
-    kind: str, body: BodyFile, spool: Any, limits: Limits, group: Any, *, whole: bool
+    kind: str,
+    body: BodyFile,
+    spool: Any,
+    limits: Limits,
+    group: Any,
+    *,
+    whole: bool,
+    exactly: bool = False,
 ) -> Any:
     """Return a body as what the engine ingests: a table if it is to be whole, else a stream."""
     if kind in (wire.JSON_LINES, "application/jsonl", "application/x-jsonlines"):
-        chunks = _chunks(body, limits, group)
+        chunks = _chunks(body, limits, group, exactly=exactly)
         return [row for chunk in chunks for row in chunk] if whole else chunks
     if kind == JSON:
         text = body.read(limits.json_bytes + 1)
@@ -151,7 +161,7 @@ def _rows_in(
         rows = wire.loads(text)
         if not isinstance(rows, list):
             raise InvalidInput("The body is no JSON array of records.")
-        return [wire.read_record(group, row) for row in rows]
+        return [wire.read_record(group, row, exactly=exactly) for row in rows]
     if kind == wire.ARROW:
         schema, batches = arrow_batches(body, limits)
     elif kind == wire.PARQUET:
@@ -188,11 +198,13 @@ def _table(batches: list[Any]) -> Any:
     return pa.Table.from_batches(batches)
 
 
-def _chunks(body: BodyFile, limits: Limits, group: Any) -> Iterator[list[dict[str, Any]]]:
+def _chunks(
+    body: BodyFile, limits: Limits, group: Any, *, exactly: bool
+) -> Iterator[list[dict[str, Any]]]:
     held: list[dict[str, Any]] = []
     size = 0
     for row, length in _sized(body, limits):
-        held.append(wire.read_record(group, row))
+        held.append(wire.read_record(group, row, exactly=exactly))
         size += length
         if size >= _CHUNK_BYTES or len(held) >= _CHUNK_ROWS:
             yield held

@@ -121,7 +121,7 @@ class Lookup:
         if key is None:
             key = wire.read_key_words(plan.group, words)
         else:
-            key = wire.read_key(plan.group, wire.loads(key))
+            key = wire.read_key(plan.group, wire.loads(key), exactly=exactly)
         now_us = self._now_us()
         found = reader.get(database, name, key, features, now_us)
         record = found.record
@@ -151,16 +151,19 @@ class Lookup:
             raise too_many_keys(total, self._limits.keys)
         caller.require("batch_get_record", keys)
         arrow = wants_arrow(header(scope, b"accept"))
+        exactly = scope["query_string"] == b"exact=true"
         work = self._batch_arrow if arrow else self._batch_json
         if self._on_threads or total > 500:
-            body = await anyio.to_thread.run_sync(work, keys, features)
+            body = await anyio.to_thread.run_sync(work, keys, features, exactly)
         else:
-            body = work(keys, features)
+            body = work(keys, features, exactly)
         kind = wire.ARROW if arrow else JSON
         await _send(send, [(b"content-type", kind.encode())], body)
         return 200
 
-    def _batch_json(self, asked: Mapping[str, list[Any]], features: list[str] | None) -> bytes:
+    def _batch_json(
+        self, asked: Mapping[str, list[Any]], features: list[str] | None, exactly: bool
+    ) -> bytes:
         database, now_us = self._database, self._now_us()
         fetched = []
         with database.read() as txn:
@@ -168,7 +171,9 @@ class Lookup:
                 plan = database.plan_at(txn, name)
                 reader.require_online(plan.group)
                 plan.check_features(features or ())
-                found = [plan.key(wire.read_key(plan.group, key)) for key in user_keys]
+                found = [
+                    plan.key(wire.read_key(plan.group, key, exactly=exactly)) for key in user_keys
+                ]
                 records = reader.fetch(database, txn, plan, [key for key, _ in found])
                 fetched.append((name, plan, [parts for _, parts in found], records))
         return dumps(
@@ -201,10 +206,12 @@ class Lookup:
                 key[name] = wire.plain(dtype.to_python(key[name]))
             yield {"key": key} | _described(status, head, record, now_us)
 
-    def _batch_arrow(self, asked: Mapping[str, list[Any]], features: list[str] | None) -> bytes:
+    def _batch_arrow(
+        self, asked: Mapping[str, list[Any]], features: list[str] | None, exactly: bool
+    ) -> bytes:
         groups = self._database.catalog()
         keys = {
-            name: [wire.read_key(groups.group(name), key) for key in user_keys]
+            name: [wire.read_key(groups.group(name), key, exactly=exactly) for key in user_keys]
             for name, user_keys in asked.items()
         }
         tables = reader.batch_get(self._database, keys, features, self._now_us())
@@ -239,7 +246,9 @@ class Lookup:
         from featurestore.engine.features import lookup_features
 
         entities = asked.get("entities")
-        if isinstance(entities, (dict, list)):
+        if exactly:
+            entities = wire.from_exact(entities)
+        elif isinstance(entities, (dict, list)):
             entities = read_entities(self._database.catalog().groups, lookups, entities)
         found = lookup_features(
             self._database,
@@ -345,8 +354,8 @@ def lookups_of(
 ) -> tuple[FeatureLookup, ...]:
     """Return the lookups that references of a request stand for, if the caller may read them."""
     given = references if isinstance(references, list) else [references]
-    read = [_reference(one) for one in given if one is not None]
-    if not read:
+    read = [_reference(one) for one in given]
+    if references is None:
         raise InvalidInput(
             'features is missing: "group:feature", "group:*", a feature view, or a list of them.'
         )

@@ -22,6 +22,11 @@ GroupName = Annotated[str, Path(alias="group", description="Name of a feature gr
 ViewName = Annotated[str, Path(alias="view", description="Name of a feature view.", max_length=256)]
 
 
+Exact = Annotated[
+    bool, Query(description="Strings are strings, and `$` objects stand for what JSON has not.")
+]
+
+
 class Body(BaseModel):
     """A JSON object of known names."""
 
@@ -184,7 +189,13 @@ NEW_RECORD = {"record": {"origin": "JFK", "time_hour": "2013-01-01T05:00:00Z", "
     openapi_extra=takes(("application/json", NewRecord, NEW_RECORD)),
 )
 async def put_record(
-    request: Request, name: GroupName, here: Here, who: Who, request_id: RequestId = None
+    request: Request,
+    name: GroupName,
+    here: Here,
+    who: Who,
+    *,
+    exact: Exact = False,
+    request_id: RequestId = None,
 ) -> Response:
     asked = await model_body(request, here.limits, NewRecord)
 
@@ -192,7 +203,9 @@ async def put_record(
         with here.door.enter(who, "put_record", [name], request_id) as store:
             result = store.put_record(
                 name,
-                wire.read_record(store.describe_feature_group(name), asked.record),
+                wire.read_record(
+                    store.describe_feature_group(name), asked.record, exactly=exact
+                ),
                 ttl=asked.ttl,
                 target_stores=asked.target_stores,
                 request_id=request_id,
@@ -212,7 +225,7 @@ async def put_record(
     ),
 )
 async def write_records(
-    request: Request, here: Here, who: Who, request_id: RequestId = None
+    request: Request, here: Here, who: Who, *, exact: Exact = False, request_id: RequestId = None
 ) -> Response:
     asked = await model_body(request, here.limits, NewRecords)
 
@@ -221,7 +234,8 @@ async def write_records(
         with here.door.enter(who, "write", groups, request_id) as store:
             known = {name: store.describe_feature_group(name) for name in dict.fromkeys(groups)}
             records = [
-                (one.group, wire.read_record(known[one.group], one.record)) for one in asked.records
+                (one.group, wire.read_record(known[one.group], one.record, exactly=exact))
+                for one in asked.records
             ]
             results = store.write(records, request_id=request_id, tz=asked.tz)
         return [wire.put_result(result) for result in results]
@@ -242,22 +256,23 @@ async def delete_record(
     here: Here,
     who: Who,
     event_time: Annotated[
-        str, Query(description="From when on there is no record; or as JSON, in braces.")
+        str, Query(description="From when on there is no record.")
     ],
     key: KeyWords = None,
     key_json: KeyJson = None,
     *,
     hard: Annotated[bool, Query(description="Keep no more than a fence online.")] = False,
     tz: Annotated[str | None, Query(description="Zone of an event time without one.")] = None,
+    exact: Exact = False,
     request_id: RequestId = None,
 ) -> Response:
-    at = wire.from_exact(wire.loads(event_time)) if event_time.startswith("{") else event_time
+    at = wire.from_exact(wire.loads(event_time)) if exact else event_time
 
     def work() -> dict[str, Any]:
         with here.door.enter(who, "delete_record", [name], request_id) as store:
             group = store.describe_feature_group(name)
             if key_json is not None:
-                found = wire.read_key(group, wire.loads(key_json))
+                found = wire.read_key(group, wire.loads(key_json), exactly=exact)
             else:
                 found = wire.read_key_words(group, key or [])
             result = store.delete_record(

@@ -30,13 +30,13 @@ import os
 import resource
 import struct
 import sys
-from contextlib import contextmanager, suppress
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from featurestore import wire
 from featurestore.errors import (
-    CorruptStore,
     FeatureStoreError,
     InvalidQuery,
     TooLarge,
@@ -93,8 +93,17 @@ def confine(memory_bytes: int) -> None:
     limits[resource.RLIMIT_NOFILE] = 4096
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+
+
+def leave_network() -> bool:
+    """Go where there is no network and no rights over others' files, if the system lets us.
+
+    Only a process of one thread may, so this is the first thing done.
+    """
+    try:
+        return bool(ctypes.CDLL(None).unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
+    except (OSError, AttributeError):
+        return False
 
 
 def require_silent(tree: Any) -> None:
@@ -223,6 +232,7 @@ def read_table(data: bytes) -> pa.Table:
 
 def main() -> None:
     """Be the process."""
+    leave_network()
     # Everything that is needed is loaded before the walls are up.
     import duckdb  # noqa: F401
     import pyarrow as pa
@@ -231,6 +241,7 @@ def main() -> None:
     import featurestore_server.answers  # noqa: F401
 
     pa.set_cpu_count(1)
+    tempfile.gettempdir()  # which it finds by writing to it
     memory_bytes = int(sys.argv[1])
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not print into the frames
@@ -239,7 +250,7 @@ def main() -> None:
     sink.flush()
     try:
         serve(sys.stdin.buffer, sink, memory_bytes)
-    except (BrokenPipeError, CorruptStore):
+    except BrokenPipeError:
         os._exit(1)
     os._exit(0)
 

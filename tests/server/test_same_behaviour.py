@@ -52,7 +52,8 @@ def store(request: Any, tmp_path: Path) -> Iterator[Any]:
         else:
             with serving(opened) as url, fs.connect(url) as remote:
                 yield remote
-        assert opened.verify() == []
+        if not opened.closed:
+            assert opened.verify() == []
 
 
 @pytest.fixture
@@ -376,6 +377,7 @@ def test_both_doors_take_and_refuse_the_same_values(pair: Any, name: str) -> Non
         here = outcome(lambda record=record: local.put_record("all", record).moved)
         there = outcome(lambda record=record: remote.put_record("all", record).moved)
         if isinstance(here, tuple):
+            assert isinstance(there, tuple), (value, here, there)
             assert there[0] is here[0], (value, here, there)
         else:
             assert there == here, (value, here, there)
@@ -552,7 +554,6 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "a bad name": lambda s: make(s, "-weather"),
     "a bad type": lambda s: s.update_feature_group("weather", add_features={"a": "floot"}),
     "a feature twice": lambda s: s.update_feature_group("weather", add_features={"Temp": "bool"}),
-    "nothing to add": lambda s: s.update_feature_group("weather", add_features={}),
     "a ttl that is none": lambda s: s.update_feature_group("weather", ttl="soon"),
     "no such view": lambda s: s.describe_feature_view("flights"),
     "a view of no group": lambda s: s.create_feature_view("v", ["wether:temp"]),
