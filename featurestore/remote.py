@@ -6,8 +6,8 @@
     store.get_record("weather", "JFK")
 
 The verbs, their types, answers and errors are those of ``fs.open``: one suite of behaviour runs
-against both.  Single records go as JSON in its exact form (:mod:`featurestore.wire`), tables as Arrow
-streams.  Paths are read on this side; the server opens none.
+against both.  Single records go as JSON in its exact form (:mod:`featurestore.wire`), tables as
+Arrow streams.  Paths are read on this side; the server opens none.
 
 A connection that breaks is made again, and a request that only reads is sent again.  A write is
 sent again only if it carries a request id; without one an answer that was lost leaves the outcome
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.dtypes import DType
-    from featurestore.feature_view import FeatureLookup
 
 _KEEP: Any = object()
 _TRIES = 3
@@ -96,9 +95,7 @@ def connect(
     featurestore.errors.InvalidInput: "ftp://host" is no address of a server; give \
 "http://host:8080" or "https://…".
     """
-    store = RemoteStore(
-        url, api_key, timeout=timeout, ca_file=ca_file, read_only=read_only
-    )
+    store = RemoteStore(url, api_key, timeout=timeout, ca_file=ca_file, read_only=read_only)
     try:
         store._request("GET", "/health")  # noqa: SLF001
     except BaseException:
@@ -386,7 +383,9 @@ class RemoteStore:
         """Return the latest record of a key."""
         query = [("key_json", json.dumps(wire.exact(key))), ("exact", "true")]
         query += [("feature", feature) for feature in _names(features or ())]
-        found = wire.read_record_result(self._json("GET", f"{self._group(name)}/record", query=query))
+        found = wire.read_record_result(
+            self._json("GET", f"{self._group(name)}/record", query=query)
+        )
         return found if with_status else found.record
 
     def batch_get_record(
@@ -748,7 +747,7 @@ class RemoteScan:
             query = [("after", after), ("limit", str(self._size))]
             query += [("feature", feature) for feature in self._features or ()]
             answer = self._store._request(  # noqa: SLF001
-                "GET", f"{self._store._group(self._name)}/records", query=query, accept=wire.ARROW
+                "GET", f"/v1/groups/{self._name}/records", query=query, accept=wire.ARROW
             )
             after = self.token = answer.headers["featurestore-token"]
             yield next(_tables(answer.data))
@@ -777,16 +776,18 @@ def _problem_of(answer: Any) -> dict[str, Any]:
 
 def _raised(problem: Mapping[str, Any]) -> FeatureStoreError:
     """Return the error a problem stands for, of the class that ``fs.open`` would have raised."""
-    kind = getattr(errors, str(problem.get("error")), FeatureStoreError)
+    kind: Any = getattr(errors, str(problem.get("error")), FeatureStoreError)
     if not (isinstance(kind, type) and issubclass(kind, FeatureStoreError)):
         kind = FeatureStoreError
     detail = str(problem["detail"])
     if issubclass(kind, InvalidRecord):
         rows = [(row, why) for row, why in problem.get("rows", ())]
-        return kind(detail, rows=rows, accepted=problem.get("accepted", 0))
+        refused: FeatureStoreError = kind(detail, rows=rows, accepted=problem.get("accepted", 0))
+        return refused
     if issubclass(kind, NotInstalled):
         return FeatureStoreError(detail)
-    return kind(detail)
+    raised: FeatureStoreError = kind(detail)
+    return raised
 
 
 # ── what is sent ─────────────────────────────────────────────────────────────────────────────
@@ -874,7 +875,7 @@ def _upload(
             return wire.JSON_LINES, _as_lines(rest, progress)
         data = rest
 
-    def no_dicts(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    def no_dicts(_rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         raise InvalidRecord("A stream gives either dicts or tables; this one gives both.")
 
     tables = sources.tables_of(data, no_dicts)
@@ -935,7 +936,7 @@ def _stream(schema: pa.Schema, tables: Iterable[pa.Table]) -> Iterator[tuple[byt
     with pa.ipc.new_stream(sink, schema) as writer:
         for table in tables:
             try:
-                same = table.cast(schema) if table.schema != schema else table 
+                same = table.cast(schema) if table.schema != schema else table
             except (pa.ArrowException, ValueError) as error:
                 raise InvalidRecord(f"The tables of the stream differ: {error}") from error
             for batch in same.to_batches(max_chunksize=_UPLOAD_ROWS):

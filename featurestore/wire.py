@@ -111,7 +111,7 @@ def _no_constant(word: str) -> Any:
 # ── exactly: what a client sends ─────────────────────────────────────────────────────────────
 
 
-def exact(value: Any) -> Any:
+def exact(value: Any) -> Any:  # noqa: PLR0911  one for each kind of value
     """Return a Python value as JSON that :func:`from_exact` reads back as the same value.
 
     Examples
@@ -159,12 +159,12 @@ def _exact_foreign(value: Any) -> Any:
 
 
 def from_exact(value: Any) -> Any:
-    """Return JSON with ``$`` objects as the Python values they stand for.
+    r"""Return JSON with ``$`` objects as the Python values they stand for.
 
     Examples
     --------
     >>> from_exact([{"$bytes": "AAE="}, {"$float": "-Infinity"}])
-    [b'\\x00\\x01', -inf]
+    [b'\x00\x01', -inf]
     """
     if isinstance(value, list):
         return [from_exact(part) for part in value]
@@ -199,7 +199,7 @@ _EXACT: dict[str, Callable[[str], Any]] = {
 
 
 def read_value(dtype: DType, value: Any) -> Any:
-    """Return what a JSON value means to a feature of this type; the engine checks it after that.
+    r"""Return what a JSON value means to a feature of this type; the engine checks it after that.
 
     Examples
     --------
@@ -207,7 +207,7 @@ def read_value(dtype: DType, value: Any) -> Any:
     >>> read_value(parse_dtype("int64"), "9007199254740993")
     9007199254740993
     >>> read_value(parse_dtype("string"), "7"), read_value(parse_dtype("binary"), "AAE=")
-    ('7', b'\\x00\\x01')
+    ('7', b'\x00\x01')
     """
     kind = dtype.kind
     if isinstance(value, str):
@@ -333,7 +333,8 @@ def writer_of(dtype: DType, *, exactly: bool = False) -> Writer | None:
         return None if dtype.kind in ("bool", "int", "string") else _exact_out
     if dtype.kind == "int":
         return _integer_out if dtype.bits == 64 else None
-    return {"float": _float_out, "binary": _base64_out}.get(dtype.kind)
+    writers: dict[str, Writer] = {"float": _float_out, "binary": _base64_out}
+    return writers.get(dtype.kind)
 
 
 def _exact_out(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 import time
 from enum import IntEnum, StrEnum
@@ -474,3 +476,30 @@ def stat(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     for name, counts in per_group.items():
         table.add_row(name, *(measured(column, counts[column]) for column in columns))
     out.print(table)
+
+
+# ── the server ───────────────────────────────────────────────────────────────────────────────────
+
+#: The server has options of its own, which it reads, checks and explains itself.
+ITS_OWN = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=ITS_OWN, add_help_option=False)
+def serve(context: typer.Context) -> None:
+    """Serve a store over HTTP: `featurestore serve ./store`; see `featurestore serve --help`."""
+    hand_over("serve", context.args)
+
+
+@app.command(context_settings=ITS_OWN, add_help_option=False)
+def keys(context: typer.Context) -> None:
+    """Make, list, rotate and revoke API keys of a server; see `featurestore keys --help`."""
+    hand_over("keys", context.args)
+
+
+def hand_over(command: str, arguments: list[str]) -> None:
+    """Become the server, which is a package of its own and stands on an optional library."""
+    wanted = ("fastapi", "granian", "featurestore_server")
+    if any(importlib.util.find_spec(library) is None for library in wanted):
+        raise NotInstalled("The server", "server")
+    server = [sys.executable, "-m", "featurestore_server", command, *arguments]
+    os.execv(sys.executable, server)  # noqa: S606  the same Python

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -92,7 +92,7 @@ class Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         """Answer a look-up at once; hand everything else to FastAPI."""
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)  # type: ignore[arg-type]
+            await super().__call__(scope, receive, send)
             return
         try:
             self._require_own_page(scope)
@@ -116,7 +116,7 @@ class Application(FastAPI):
             await send(message)
 
         try:
-            await super().__call__(scope, receive, noting)  # type: ignore[arg-type]
+            await super().__call__(scope, receive, noting)
         finally:
             route = scope.get("route")
             done = self._parts.metrics.timed(getattr(route, "name", "unknown"))
@@ -177,12 +177,12 @@ async def _problem(_request: Request, error: Exception) -> Response:
 
 
 async def _malformed(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return _response(*problem(InvalidInput(sentence_of(error.errors()))))
+    faults = cast("RequestValidationError", error).errors()
+    return _response(*problem(InvalidInput(sentence_of(faults))))
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _refused(request: Request, refusal: Exception) -> Response:
+    error = cast("HTTPException", refusal)
     detail = {
         404: f"There is nothing at {request.url.path:.100}. The paths there are: /openapi.json.",
         405: f"{request.method} is not allowed at {request.url.path:.100}.",

@@ -96,7 +96,7 @@ class BodyFile:
         return data
 
     def line(self, limit: int) -> bytes:
-        """Return what is before the next line break, b"" at the end; blank lines are b"\\n"."""
+        """Return the next line with its line break, nothing at the end."""
         searched = 0
         while (at := self._held.find(b"\n", searched)) < 0 and not self._ended:
             searched = len(self._held)
@@ -403,9 +403,7 @@ def _require_small(metadata: Any, limits: Limits) -> None:
 # ── tables sent whole ────────────────────────────────────────────────────────────────────────
 
 
-def whole_table(
-    schema: pa.Schema, batches: Iterator[pa.RecordBatch], limits: Limits
-) -> pa.Table:
+def whole_table(schema: pa.Schema, batches: Iterator[pa.RecordBatch], limits: Limits) -> pa.Table:
     """Gather batches into a table, up to a limit of decoded bytes."""
     import pyarrow as pa
 

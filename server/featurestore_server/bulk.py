@@ -79,7 +79,7 @@ def job_answer(job: str) -> Response:
         (wire.PARQUET, BINARY, None),
     ),
 )
-async def ingest(  # noqa: D103  FastAPI shows the summary
+async def ingest(
     request: Request,
     name: GroupName,
     here: Here,
@@ -104,7 +104,12 @@ async def ingest(  # noqa: D103  FastAPI shows the summary
     kind = media_type(request)
     limit = here.limits.whole_bytes if whole else here.limits.upload_bytes
     body = body_file(request, limit)
-    options = {"id": id or request_id, "tz": tz, "unit": unit, "write_time": write_time}
+    options: dict[str, Any] = {
+        "id": id or request_id,
+        "tz": tz,
+        "unit": unit,
+        "write_time": write_time,
+    }
     options |= {"atomic": atomic, "on_error": on_error}
     options |= {"target_stores": target_stores or ("online", "offline")}
     here.door.reading(who, "ingest", [name]).describe_feature_group(name)
@@ -113,9 +118,7 @@ async def ingest(  # noqa: D103  FastAPI shows the summary
         with here.door.enter(who, "ingest", [name], request_id) as store:
             group = store.describe_feature_group(name)
             with tempfile.TemporaryFile() as spool:
-                data = _rows_in(
-                    kind, source, spool, here.limits, group, whole=whole, exactly=exact
-                )
+                data = _rows_in(kind, source, spool, here.limits, group, whole=whole, exactly=exact)
                 found = store.ingest(name, data, progress=progress, **options)
         counts = ("accepted", "late", "expired", "rejected", "replayed")
         return {count: getattr(found, count) for count in counts}
@@ -174,13 +177,11 @@ def _rows_in(
             f'A body of the type "{kind}" is not taken; send {JSON}, {wire.JSON_LINES}, '
             f"{wire.ARROW} or {wire.PARQUET}."
         )
-    if whole:
-        return whole_table(schema, batches, limits)
-    return _reader(schema, batches)
+    return whole_table(schema, batches, limits) if whole else _tables(batches)
 
 
-def _reader(schema: Any, batches: Iterator[Any]) -> Any:
-    """Return batches as a stream of tables of a fair size."""
+def _tables(batches: Iterator[Any]) -> Iterator[Any]:
+    """Gather batches to tables of a fair size."""
     held, size = [], 0
     for batch in batches:
         held.append(batch)
@@ -232,7 +233,7 @@ def _sized(body: BodyFile, limits: Limits) -> Iterator[tuple[dict[str, Any], int
         (wire.PARQUET, BINARY, None),
     ),
 )
-async def point_in_time(  # noqa: D103
+async def point_in_time(
     request: Request,
     here: Here,
     who: Who,
@@ -257,7 +258,9 @@ async def point_in_time(  # noqa: D103
     )
     kind = media_type(request)
     body = body_file(request, here.limits.whole_bytes)
-    seq = int(as_of) if as_of is not None and as_of.lstrip("-").isdigit() else as_of
+    moment: Any = as_of
+    if as_of is not None and as_of.lstrip("-").isdigit():
+        moment = int(as_of)
 
     def labels() -> Any:
         with tempfile.TemporaryFile() as spool:
@@ -268,7 +271,13 @@ async def point_in_time(  # noqa: D103
     def join(given: Any) -> Any:
         store = here.door.reading(who, "point_in_time", {lookup.group for lookup in lookups})
         return store.point_in_time(
-            given, list(lookups), label_time, as_of=seq, known=known, tz=tz, with_status=with_status
+            given,
+            list(lookups),
+            label_time,
+            as_of=moment,
+            known=known,
+            tz=tz,
+            with_status=with_status,
         )
 
     if wants_job(prefer):
@@ -285,5 +294,3 @@ def _json_labels(body: BodyFile, here: Parts, lookups: Any) -> Any:
     if not isinstance(rows, list):
         raise InvalidInput("The body is no JSON array of labels.")
     return read_entities(here.door.database.catalog().groups, lookups, rows)
-
-

@@ -19,12 +19,12 @@ from featurestore.errors import InvalidInput
 from featurestore_server.problems import TooManyRequests, TooSlow, problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 
     from featurestore_server.bodies import Limits
 
-    Scope = dict[str, Any]
-    Message = dict[str, Any]
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
@@ -125,7 +125,7 @@ async def answer(send: Send, status: int, headers: dict[str, str], body: bytes) 
     await send({"type": "http.response.body", "body": body})
 
 
-def body_chunks(receive: Receive) -> Callable[[], Awaitable[bytes]]:
+def body_chunks(receive: Receive) -> Callable[[], Coroutine[Any, Any, bytes]]:
     """Return what gives the next piece of a body, b"" at its end."""
     ended = False
 

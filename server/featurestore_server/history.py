@@ -48,7 +48,7 @@ _EXAMPLE = {"query": "SELECT origin, avg(temp) AS temp FROM weather WHERE temp >
     summary="Run one SELECT over the history",
     openapi_extra=takes((JSON, NewQuery, _EXAMPLE), (wire.ARROW, BINARY, None)),
 )
-async def sql(  # noqa: D103
+async def sql(
     request: Request,
     here: Here,
     who: Who,
@@ -117,7 +117,7 @@ async def _stop_when_gone(request: Request, running: SqlQuery) -> None:
         }
     },
 )
-async def changes(  # noqa: D103
+async def changes(
     here: Here,
     who: Who,
     since: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="Behind this seq.")] = None,
@@ -157,7 +157,7 @@ async def _events(
         while True:
             upto = await here.work.run(store.snapshot)
             if upto > since and names:
-                found = await here.work.run(lambda: iter(store.changes(since, names)))
+                found = await here.work.run(_begun, store, since, names)
                 while page := await here.work.run(_page, found):
                     yield b"".join(
                         b"id: %d\nevent: change\ndata: %b\n\n" % (one["seq"], dumps(write(one)))
@@ -177,11 +177,15 @@ async def _events(
         here.guard.streams -= 1
 
 
+def _begun(store: Any, since: int, names: list[str]) -> Any:
+    return iter(store.changes(since, names))
+
+
 def _page(found: Any) -> list[dict[str, Any]]:
     return [one for _, one in zip(range(_PAGE), found, strict=False)]
 
 
 @router.get("/snapshot", tags=["history"], summary="The seq of the last commit")
-async def snapshot(here: Here, who: Who) -> Response:  # noqa: D103
+async def snapshot(here: Here, who: Who) -> Response:
     who.require_some("snapshot")
     return JsonAnswer({"seq": here.door.reading(who, "snapshot", ()).snapshot()})

@@ -349,9 +349,7 @@ def references_word(word: str) -> Any:
     return wire.loads(word) if word.startswith("{") else word
 
 
-def lookups_of(
-    door: Door, caller: Caller, verb: str, references: Any
-) -> tuple[FeatureLookup, ...]:
+def lookups_of(door: Door, caller: Caller, verb: str, references: Any) -> tuple[FeatureLookup, ...]:
     """Return the lookups that references of a request stand for, if the caller may read them."""
     given = references if isinstance(references, list) else [references]
     read = [_reference(one) for one in given]
@@ -411,5 +409,3 @@ async def _send(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> 
     size = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, size]})
     await send({"type": "http.response.body", "body": body})
-
-

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: the one table of status codes.
+r"""Errors as RFC 9457 problem details: the one table of status codes.
 
 ::
 
@@ -9,8 +9,8 @@
      "status": 404, "detail": "There is no feature group \"wether\". Did you mean \"weather\"?",
      "error": "UnknownFeatureGroup"}
 
-``error`` is the class of :mod:`featurestore.errors`, by which a client raises it again; ``rows`` and
-``accepted`` are those of a refused table or stream.
+``error`` is the class of :mod:`featurestore.errors`, by which a client raises it again; ``rows``
+and ``accepted`` are those of a refused table or stream.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class NotAuthenticated(errors.AccessDenied):
 
 
 class TooManyRequests(errors.StoreBusy):
-    """This caller, or all together, ask more than the server will do at once."""
+    """More is asked at once than the server will do."""
 
 
 class TooSlow(errors.InvalidInput):
@@ -71,8 +71,8 @@ def status_of(error: BaseException) -> int:
 
     Examples
     --------
-    >>> status_of(errors.UnknownFeature("x")), status_of(errors.StoreBusy("x")), status_of(OSError())
-    (400, 503, 500)
+    >>> status_of(errors.UnknownFeature("x")), status_of(errors.StoreBusy("x"))
+    (400, 503)
     """
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), INTERNAL)
 
@@ -98,7 +98,7 @@ def problem(error: BaseException) -> tuple[int, dict[str, str], bytes]:
             "type": "about:blank",
             "title": HTTPStatus(status).phrase,
             "status": status,
-            "detail": "The server failed inside; its log says how. Nothing is known of the request.",
+            "detail": "The server failed inside; its log says how.",
             "error": "FeatureStoreError",
         }
     return status, headers_of(status), _dumps(details)

@@ -18,7 +18,9 @@ from featurestore_server.parts import Accept, Here, RequestId, Who, model_body, 
 
 router = APIRouter(prefix="/v1")
 
-GroupName = Annotated[str, Path(alias="group", description="Name of a feature group.", max_length=256)]
+GroupName = Annotated[
+    str, Path(alias="group", description="Name of a feature group.", max_length=256)
+]
 ViewName = Annotated[str, Path(alias="view", description="Name of a feature view.", max_length=256)]
 
 
@@ -203,9 +205,7 @@ async def put_record(
         with here.door.enter(who, "put_record", [name], request_id) as store:
             result = store.put_record(
                 name,
-                wire.read_record(
-                    store.describe_feature_group(name), asked.record, exactly=exact
-                ),
+                wire.read_record(store.describe_feature_group(name), asked.record, exactly=exact),
                 ttl=asked.ttl,
                 target_stores=asked.target_stores,
                 request_id=request_id,
@@ -255,9 +255,7 @@ async def delete_record(
     name: GroupName,
     here: Here,
     who: Who,
-    event_time: Annotated[
-        str, Query(description="From when on there is no record.")
-    ],
+    event_time: Annotated[str, Query(description="From when on there is no record.")],
     key: KeyWords = None,
     key_json: KeyJson = None,
     *,

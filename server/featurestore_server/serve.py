@@ -1,8 +1,8 @@
 """The supervisor: checks what was asked for, starts the workers, keeps them, stops them.
 
 Workers are processes that share the store's LMDB directory and listen on one port together
-(``SO_REUSEPORT``).  One that dies is started again; when the supervisor dies its workers see the end
-of a pipe, and stop.
+(``SO_REUSEPORT``).  One that dies is started again; when the supervisor dies its workers see the
+end of a pipe, and stop.
 """
 
 from __future__ import annotations

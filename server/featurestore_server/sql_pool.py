@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from featurestore import errors, wire
 from featurestore.engine.plan import Plan
@@ -48,9 +49,8 @@ class SqlProcess:
             env=_environment(),
             close_fds=True,
         )
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self.to, self.of = self._child.stdin, self._child.stdout
+        self.to = cast("BinaryIO", self._child.stdin)
+        self.of = cast("BinaryIO", self._child.stdout)
         self.queries = 0
         self.killed: str | None = None
         self.ready = False
@@ -198,7 +198,9 @@ class SqlPool:
         _send_json(process, asked)
         own = {name.lower() for name in lent}
         tables = _checked(process)["tables"]
-        names = {table for schema, table in tables if schema is not None or table.lower() not in own}
+        names = {
+            table for schema, table in tables if schema is not None or table.lower() not in own
+        }
         latest = {table.lower() for schema, table in tables if schema == "latest"}
         self._hand_over(process, who, names, latest, lent)
         pieces = []
@@ -216,38 +218,51 @@ class SqlPool:
         latest: set[str],
         lent: Mapping[str, pa.Table],
     ) -> None:
+        """Give the process what the query reads, or tell it that it will get nothing."""
+        with contextlib.ExitStack() as pinned:
+            try:
+                frames = self._frames(pinned, who, names, latest)
+                frames += [_stream(table) for table in lent.values()]
+                frames[0]["lent"] = list(lent)
+            except BaseException:
+                _send_json(process, {"refused": True})
+                raise
+            _send_json(process, frames[0])
+            for frame in frames[1:]:
+                send(process.to, frame)
+            process.to.flush()
+            # The files stay pinned until the answer's first frame: it has been computed by then.
+            _checked(process)
+
+    def _frames(
+        self, pinned: contextlib.ExitStack, who: Caller, names: set[str], latest: set[str]
+    ) -> list[Any]:
+        """Return what to hand over: a description, then tails and latest records as streams."""
         database = self._door.database
         spelled = {group.lower(): group for group in database.catalog().groups}
         exact = {name: spelled.get(name.lower(), name) for name in names}
         who.require("sql", exact.values())
         for name, group in exact.items():
-            if group not in spelled.values():
+            if name.lower() not in spelled:
                 seen = [g for g in spelled.values() if who.may_verb("sql", g)]
                 raise errors.UnknownFeatureGroup(
-                    f'There is no feature group "{name}".{did_you_mean(name, seen)}'
+                    f'There is no feature group "{group}".{did_you_mean(group, seen)}'
                 )
         wanted = {exact[name] for name in names if name.lower() in latest}
         now_us = self._door.now_us()
-        with database.snapshot(set(exact.values()), with_latest=wanted) as found:
-            groups = {
-                name: _facts(found[group], latest=group in wanted) for name, group in exact.items()
-            }
-            head = {"root": str(database.root), "groups": groups, "lent": list(lent)}
-            _send_json(process, head)
-            for group in exact.values():
-                snapshot = found[group]
-                send(process.to, b"".join(arrow_stream({"": snapshot.tail})))
-                if group in wanted:
-                    plan = Plan(snapshot.group)
-                    require_online(snapshot.group)
-                    keys, records = snapshot.latest_keys, snapshot.latest_records
-                    served = latest_table(plan, keys, records, now_us)
-                    send(process.to, b"".join(arrow_stream({"": served})))
-            for table in lent.values():
-                send(process.to, b"".join(arrow_stream({"": table})))
-            process.to.flush()
-            # The files stay pinned until the answer's first frame: it has been computed by then.
-            _checked(process)
+        found = pinned.enter_context(database.snapshot(set(exact.values()), with_latest=wanted))
+        groups = {
+            name: _facts(found[group], latest=group in wanted) for name, group in exact.items()
+        }
+        frames: list[Any] = [{"root": str(database.root), "groups": groups}]
+        for group in exact.values():
+            snapshot = found[group]
+            frames.append(_stream(snapshot.tail))
+            if group in wanted:
+                require_online(snapshot.group)
+                keys, records = snapshot.latest_keys, snapshot.latest_records
+                frames.append(_stream(latest_table(Plan(snapshot.group), keys, records, now_us)))
+        return frames
 
     # ── processes ────────────────────────────────────────────────────────────────────────────
 
@@ -288,6 +303,10 @@ def _facts(snapshot: GroupSnapshot, *, latest: bool) -> dict[str, Any]:
     }
 
 
+def _stream(table: pa.Table) -> bytes:
+    return b"".join(arrow_stream({"": table}))
+
+
 def _send_json(process: SqlProcess, value: Any) -> None:
     send(process.to, json.dumps(value).encode())
     process.to.flush()
@@ -315,5 +334,3 @@ def read_params(params: Any) -> Any:
         raise InvalidQuery("params is an array for ? or an object for $name.")
     wire.from_exact(params)
     return params
-
-

@@ -6,7 +6,8 @@
 
     ◄── {"query", "params", "lent"}           what is asked
     ──► {"tables": [[schema, table], …]}      what it reads; nothing is bound yet
-    ◄── {"root", "groups": …}, tables         those groups at one moment, if the caller may
+    ◄── {"root", "groups": …}, tables         those groups at one moment, if the caller may;
+                                              else {"refused"}, and that is all
     ──► {"rows"}, Arrow pieces, an empty one  the answer
     ──► {"error", "detail"}                   or why not, at either point
 
@@ -52,7 +53,9 @@ _LENGTH = struct.Struct("<Q")
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _BATCH_ROWS = 16_384
 #: Scalar functions that tell of the machine and not of data.
-_TELLING = frozenset({"current_setting", "getenv", "getvariable", "write_log", "parse_duckdb_log_message"})
+_TELLING = frozenset(
+    {"current_setting", "getenv", "getvariable", "write_log", "parse_duckdb_log_message"}
+)
 
 
 # ── frames ───────────────────────────────────────────────────────────────────────────────────
@@ -129,6 +132,10 @@ def _function_name(node: dict[str, Any]) -> str:
     return str(path[-1]).lower()
 
 
+class _Refused(Exception):
+    """The caller may not read what the query names, and has been told so."""
+
+
 # ── one query ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -141,6 +148,8 @@ def serve(source: BinaryIO, sink: BinaryIO, memory_bytes: int) -> None:
             return
         try:
             _answer(asked, source, sink, memory_bytes)
+        except _Refused:
+            continue
         except FeatureStoreError as error:
             _tell(sink, type(error).__name__, str(error))
         except MemoryError:
@@ -163,7 +172,10 @@ def _answer(asked: dict[str, Any], source: BinaryIO, sink: BinaryIO, memory_byte
         named = tables_named(tree)
     send(sink, json.dumps({"tables": sorted(named, key=str)}).encode())
     sink.flush()
-    sources, lent = _read_sources(source)
+    head = json.loads(receive(source, 1 << 30))
+    if "refused" in head:
+        raise _Refused
+    sources, lent = _read_sources(head, source)
 
     @contextmanager
     def provide(names: frozenset[str], _latest: frozenset[str]) -> Iterator[Mapping[str, Any]]:
@@ -196,14 +208,16 @@ def _send_table(sink: BinaryIO, table: pa.Table) -> None:
     send(sink, b"")
 
 
-def _read_sources(source: BinaryIO) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+def _read_sources(
+    head: dict[str, Any], source: BinaryIO
+) -> tuple[dict[str, Any], dict[str, pa.Table]]:
     """Return the groups handed over, and the tables lent."""
     from featurestore.engine.snapshot import GroupSnapshot
     from featurestore.engine.sql.query import Source
     from featurestore.schema import FeatureGroup
     from featurestore.storage.manifest import FileEntry
 
-    head = json.loads(receive(source, 1 << 30))
+    nothing: Any = None
     sources = {}
     for name, facts in head["groups"].items():
         group = FeatureGroup.from_json(facts["group"])
@@ -212,9 +226,9 @@ def _read_sources(source: BinaryIO) -> tuple[dict[str, Any], dict[str, pa.Table]
             group=group,
             seq=facts["seq"],
             cut=facts["cut"],
-            state=None,  # type: ignore[arg-type]  the writer's, which a reader never asks
+            state=nothing,  # the writer's, which a reader never asks
             files=[FileEntry.from_json(entry.encode()) for entry in facts["files"]],
-            key_hash=None,  # type: ignore[arg-type]  the tail comes decoded
+            key_hash=nothing,  # the tail comes decoded
             _tail=read_table(receive(source, 1 << 40)),
         )
         latest = read_table(receive(source, 1 << 40)) if facts["latest"] else None

@@ -25,16 +25,18 @@ OneGroup = Annotated[str | None, Query(description="Only this group.")]
 
 
 @router.post("/v1/flush", tags=["upkeep"], summary="Move the journal into files")
-async def flush(here: Here, who: Who, group: OneGroup = None, prefer: Prefer = None) -> Response:  # noqa: D103
+async def flush(here: Here, who: Who, group: OneGroup = None, prefer: Prefer = None) -> Response:
     return await _upkeep(here, who, "flush", group, prefer)
 
 
 @router.post("/v1/compact", tags=["upkeep"], summary="Merge files into disjoint cells")
-async def compact(here: Here, who: Who, group: OneGroup = None, prefer: Prefer = None) -> Response:  # noqa: D103
+async def compact(here: Here, who: Who, group: OneGroup = None, prefer: Prefer = None) -> Response:
     return await _upkeep(here, who, "compact", group, prefer)
 
 
-async def _upkeep(here: Any, who: Any, verb: str, group: str | None, prefer: str | None) -> Response:
+async def _upkeep(
+    here: Any, who: Any, verb: str, group: str | None, prefer: str | None
+) -> Response:
     store = here.door.reading(who, verb, [EVERYTHING if group is None else group])
 
     def work(progress: Any = None) -> dict[str, Any]:
@@ -48,7 +50,7 @@ async def _upkeep(here: Any, who: Any, verb: str, group: str | None, prefer: str
 
 
 @router.post("/v1/verify", tags=["upkeep"], summary="Check the whole store against itself")
-async def verify(here: Here, who: Who, prefer: Prefer = None) -> Response:  # noqa: D103
+async def verify(here: Here, who: Who, prefer: Prefer = None) -> Response:
     store = here.door.reading(who, "verify", [EVERYTHING])
 
     def work(_: Any = None) -> dict[str, Any]:
@@ -68,7 +70,7 @@ async def verify(here: Here, who: Who, prefer: Prefer = None) -> Response:  # no
 
 
 @router.get("/v1/stat", tags=["upkeep"], summary="Sizes and counts")
-async def stat(here: Here, who: Who) -> Response:  # noqa: D103
+async def stat(here: Here, who: Who) -> Response:
     store = here.door.reading(who, "stat", [EVERYTHING])
     facts = await here.work.run(store.stat)
     return JsonAnswer(wire.plain({name: fact for name, fact in facts.items() if name != "path"}))
@@ -80,7 +82,7 @@ JobId = Annotated[str, Path(alias="job", max_length=64)]
 
 
 @router.get("/v1/jobs/{job}", tags=["jobs"], summary="How far a job is, and what came of it")
-async def job(job_id: JobId, here: Here, who: Who) -> Response:  # noqa: D103
+async def job(job_id: JobId, here: Here, who: Who) -> Response:
     return JsonAnswer(here.jobs.find(job_id, who))
 
 
@@ -90,7 +92,7 @@ async def job(job_id: JobId, here: Here, who: Who) -> Response:  # noqa: D103
     summary="The table a job has made, as an Arrow stream",
     response_class=Response,
 )
-async def job_table(job_id: JobId, here: Here, who: Who) -> Response:  # noqa: D103
+async def job_table(job_id: JobId, here: Here, who: Who) -> Response:
     state = here.jobs.find(job_id, who)
     if not (state["state"] == "done" and (state["result"] or {}).get("table")):
         raise InvalidInput(f"The job is {state['state']} and has no table.")
@@ -126,7 +128,7 @@ _NEW_KEY = {"name": "trainer", "roles": ["reader:*", "sql:*"], "expires_in": "90
     summary="Make an API key; it is shown this once",
     openapi_extra=takes(("application/json", NewKey, _NEW_KEY)),
 )
-async def create_key(request: Request, here: Here, who: Who) -> Response:  # noqa: D103
+async def create_key(request: Request, here: Here, who: Who) -> Response:
     who.require("keys", [EVERYTHING])
     asked = await model_body(request, here.limits, NewKey)
 
@@ -140,7 +142,7 @@ async def create_key(request: Request, here: Here, who: Who) -> Response:  # noq
 
 
 @router.get("/v1/keys", tags=["access"], summary="List API keys")
-async def list_keys(here: Here, who: Who) -> Response:  # noqa: D103
+async def list_keys(here: Here, who: Who) -> Response:
     who.require("keys", [EVERYTHING])
     return JsonAnswer(here.door.keys.list())
 
@@ -151,7 +153,7 @@ async def list_keys(here: Here, who: Who) -> Response:  # noqa: D103
     summary="Give a key a new secret",
     openapi_extra=takes(("application/json", NewSecret, {"grace": "1h"})),
 )
-async def rotate_key(request: Request, key_id: KeyId, here: Here, who: Who) -> Response:  # noqa: D103
+async def rotate_key(request: Request, key_id: KeyId, here: Here, who: Who) -> Response:
     who.require("keys", [EVERYTHING])
     asked = await model_body(request, here.limits, NewSecret)
 
@@ -165,14 +167,14 @@ async def rotate_key(request: Request, key_id: KeyId, here: Here, who: Who) -> R
 
 
 @router.delete("/v1/keys/{key}", status_code=204, tags=["access"], summary="Revoke a key")
-async def revoke_key(key_id: KeyId, here: Here, who: Who) -> Response:  # noqa: D103
+async def revoke_key(key_id: KeyId, here: Here, who: Who) -> Response:
     who.require("keys", [EVERYTHING])
     await here.writes.run(lambda: here.door.keys.revoke(key_id, by=who))
     return Response(status_code=204)
 
 
 @router.get("/v1/audit", tags=["access"], summary="The log of changes, a page")
-async def log(  # noqa: D103
+async def log(
     here: Here,
     who: Who,
     after: Annotated[int, Query(ge=-1, le=2**62, description="Behind this row.")] = -1,
@@ -187,7 +189,7 @@ async def log(  # noqa: D103
 
 
 @router.get("/health", tags=["watching"], summary="Whether this process answers at all")
-async def health() -> Response:  # noqa: D103
+async def health() -> Response:
     return JsonAnswer({"status": "ok"})
 
 
@@ -197,7 +199,7 @@ async def health() -> Response:  # noqa: D103
     summary="Whether it takes requests",
     responses={503: {"description": "It is stopping, or its store cannot be read."}},
 )
-async def ready(here: Here) -> Response:  # noqa: D103
+async def ready(here: Here) -> Response:
     if here.guard.draining.is_set():
         return JsonAnswer({"status": "stopping"}, status_code=503, headers={"retry-after": "1"})
     here.door.database.catalog()
@@ -205,7 +207,7 @@ async def ready(here: Here) -> Response:  # noqa: D103
 
 
 @router.get("/metrics", tags=["watching"], summary="Metrics for Prometheus")
-async def prometheus(here: Here, who: Who) -> Response:  # noqa: D103
+async def prometheus(here: Here, who: Who) -> Response:
     store = here.door.reading(who, "stat", [EVERYTHING])
     text = await here.work.run(lambda: metrics.exposition(store.stat()))
     return Response(text, media_type="text/plain; version=0.0.4")

@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import uvloop
 
@@ -90,13 +90,13 @@ class Served:
             stderr=subprocess.STDOUT,
         )
 
-    def __enter__(self) -> Served:
+    def __enter__(self) -> Self:
         try:
             wait_for(self.url)
-        except BaseException:
+        except OSError:
             self.process.kill()
-            print(self.process.communicate()[0].decode())
-            raise
+            said = self.process.communicate()[0].decode()
+            raise AssertionError(said) from None
         return self
 
     def __exit__(self, *_: object) -> None:

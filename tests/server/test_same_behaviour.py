@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.server.serving import serving
 
 import featurestore as fs
+from tests.server.serving import serving
 
 NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -108,7 +108,8 @@ def test_a_group_takes_the_shape_of_a_table(store: Any) -> None:
     assert types(like) == types(schema) == types(frame) == FEATURES
 
 
-def test_a_view_reads_its_groups_online_as_it_joins_them(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_a_view_reads_its_groups_online_as_it_joins_them(store: Any) -> None:
     store.ingest("weather", TABLE)
     references = [
         "weather:temp",
@@ -143,7 +144,8 @@ def test_a_view_reads_its_groups_online_as_it_joins_them(store: Any, weather: An
 # ── writing ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_put_says_what_became_of_it(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_a_put_says_what_became_of_it(store: Any) -> None:
     record = {"origin": "JFK", "hour": NOON, "temp": 39.0}
     first = store.put_record("weather", record, ttl="20h")
     assert first == fs.PutResult(1, "moved", False, CLOCK, NOON + 20 * HOUR)
@@ -159,7 +161,8 @@ def test_a_put_says_what_became_of_it(store: Any, weather: Any) -> None:
     assert store.snapshot() == 4
 
 
-def test_a_request_id_counts_once(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_a_request_id_counts_once(store: Any) -> None:
     record = {"origin": "JFK", "hour": NOON, "temp": 39.0}
     for id_ in ("a", "ü – not ASCII", "x" * 1000):
         first = store.put_record("weather", record, request_id=id_)
@@ -177,7 +180,8 @@ def test_a_request_id_counts_once(store: Any, weather: Any) -> None:
     )
 
 
-def test_a_write_is_all_or_nothing(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_a_write_is_all_or_nothing(store: Any) -> None:
     make(store, "gusts")
     good = {"origin": "JFK", "hour": NOON, "temp": 39.0}
     with pytest.raises(fs.InvalidRecord):
@@ -187,7 +191,8 @@ def test_a_write_is_all_or_nothing(store: Any, weather: Any) -> None:
     assert store.write([]) == []
 
 
-def test_deletes_soft_and_hard(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_deletes_soft_and_hard(store: Any) -> None:
     store.ingest("weather", TABLE)
     assert store.delete_record("weather", "EWR", event_time=NOON + HOUR).outcome == "moved"
     found = store.get_record("weather", "EWR", with_status=True)
@@ -228,9 +233,10 @@ SHAPES: dict[str, Callable[[pa.Table, Path], Any]] = {
 }
 
 
+@pytest.mark.usefixtures("weather")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_of_input_gives_the_same_history(
-    shape: str, store: Any, weather: Any, tmp_path: Path
+    shape: str, store: Any, tmp_path: Path
 ) -> None:
     assert store.ingest("weather", SHAPES[shape](TABLE, tmp_path)) == fs.IngestResult(accepted=4)
     again = store.ingest("weather", SHAPES[shape](TABLE, tmp_path))
@@ -239,7 +245,8 @@ def test_every_shape_of_input_gives_the_same_history(
     assert stored.equals(TABLE.sort_by([("origin", "ascending"), ("hour", "ascending")]))
 
 
-def test_what_is_no_table_is_refused_with_a_hint(store: Any, weather: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("weather")
+def test_what_is_no_table_is_refused_with_a_hint(store: Any, tmp_path: Path) -> None:
     with pytest.raises(fs.InvalidInput, match="put_record"):
         store.ingest("weather", TABLE.to_pylist()[0])
     with pytest.raises(fs.InvalidInput, match="There is no file"):
@@ -252,9 +259,10 @@ def test_what_is_no_table_is_refused_with_a_hint(store: Any, weather: Any, tmp_p
     assert store.snapshot() == 0
 
 
+@pytest.mark.usefixtures("weather")
 @pytest.mark.parametrize("shape", ["Arrow table", "list of dicts", "pandas"])
 def test_bad_rows_refuse_a_table_whole_and_are_named(
-    shape: str, store: Any, weather: Any, tmp_path: Path
+    shape: str, store: Any, tmp_path: Path
 ) -> None:
     far = pa.array([NOON, NOON + 99 * HOUR, NOON, NOON], pa.timestamp("us", tz="UTC"))
     bad = SHAPES[shape](TABLE.set_column(1, "hour", far), tmp_path)
@@ -266,7 +274,8 @@ def test_bad_rows_refuse_a_table_whole_and_are_named(
     assert store.ingest("weather", bad, on_error="skip") == fs.IngestResult(accepted=3, rejected=1)
 
 
-def test_an_import_keeps_the_dates_it_was_learned_at(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_an_import_keeps_the_dates_it_was_learned_at(store: Any) -> None:
     arrived = pa.array([NOON + 2 * HOUR] * 4, pa.timestamp("us", tz="UTC"))
     store.ingest("weather", TABLE.append_column("arrived_at", arrived), write_time="arrived_at")
     labels = pa.table({"origin": ["EWR"] * 2, "event_time": [NOON + HOUR, NOON + 2 * HOUR]})
@@ -274,7 +283,8 @@ def test_an_import_keeps_the_dates_it_was_learned_at(store: Any, weather: Any) -
     assert known["temp"].to_pylist() == [None, 40.5]
 
 
-def test_progress_is_told(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_progress_is_told(store: Any) -> None:
     done: list[int] = []
     rows = ({"origin": f"K{i}", "hour": NOON} for i in range(2500))
     assert store.ingest("weather", rows, progress=done.append).accepted == 2500
@@ -283,9 +293,15 @@ def test_progress_is_told(store: Any, weather: Any) -> None:
 
 # ── values ───────────────────────────────────────────────────────────────────────────────────
 
+
+def times(last_year: int) -> st.SearchStrategy[datetime]:
+    first, last = datetime.min, datetime(last_year, 12, 30)  # noqa: DTZ001, DTZ901  with a zone below
+    return st.datetimes(first.replace(day=2), last, timezones=st.just(UTC))
+
+
+TIMES = times(9999)
 I64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
-TIMES = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
 SINGLE = st.floats(width=32)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "flag": st.booleans(), "tiny": st.integers(-128, 127), "big": I64, "single": SINGLE,
@@ -297,7 +313,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "embedding": st.lists(SINGLE, min_size=3, max_size=3),
 }  # fmt: skip
 RECORDS = st.fixed_dictionaries(
-    {"k": I64, "at": st.datetimes(datetime(1, 1, 2), datetime(2012, 12, 30), timezones=st.just(UTC))},  # noqa: DTZ001, E501
+    {
+        "k": I64,
+        "at": times(2012),
+    },
     optional={name: st.none() | values for name, values in VALUES.items()},
 )
 
@@ -421,7 +440,8 @@ def test_composite_keys_in_every_form(store: Any) -> None:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_look_up_says_what_it_found(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_a_look_up_says_what_it_found(store: Any) -> None:
     store.put_record("weather", {"origin": "JFK", "hour": NOON, "temp": 39.0}, ttl="9h")
     store.put_record("weather", {"origin": "EWR", "hour": NOON, "temp": 40.0}, ttl="9h1s")
     assert store.get_record("weather", "EWR", ["temp", "origin"]) == {"temp": 40.0, "origin": "EWR"}
@@ -435,7 +455,9 @@ def test_a_look_up_says_what_it_found(store: Any, weather: Any) -> None:
     )
     assert store.get_record("weather", "JFK") is None
     assert store.get_record("weather", "JFK", with_status=True).status is fs.Status.EXPIRED
-    assert store.get_record("weather", "XXX", with_status=True) == fs.RecordResult(fs.Status.MISSING)
+    assert store.get_record("weather", "XXX", with_status=True) == fs.RecordResult(
+        fs.Status.MISSING
+    )
     found = store.batch_get_record({"weather": ["XXX", "EWR", "EWR", "JFK"]})["weather"]
     assert found["status"].to_pylist() == ["MISSING", "PRESENT", "PRESENT", "EXPIRED"]
     assert found["age"].to_pylist() == [None, 9 * HOUR, 9 * HOUR, 9 * HOUR]
@@ -444,7 +466,8 @@ def test_a_look_up_says_what_it_found(store: Any, weather: Any) -> None:
         store.batch_get_record({"weather": "JFK"})
 
 
-def test_a_scan_goes_on_where_it_stopped(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_a_scan_goes_on_where_it_stopped(store: Any) -> None:
     store.ingest("weather", [{"origin": f"K{i}", "hour": NOON} for i in range(25)])
     store.delete_record("weather", "K7", event_time=NOON + HOUR)
     everything = [record["origin"] for record in store.scan("weather")]
@@ -459,7 +482,8 @@ def test_a_scan_goes_on_where_it_stopped(store: Any, weather: Any) -> None:
         store.scan("weather", ["tepm"])
 
 
-def test_sql_takes_parameters_and_tables(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_sql_takes_parameters_and_tables(store: Any) -> None:
     store.ingest("weather", TABLE)
     since = store.sql("SELECT count(*) AS n FROM weather WHERE hour > ?", [NOON])
     assert since["n"].to_pylist() == [1]
@@ -480,7 +504,8 @@ def test_sql_takes_parameters_and_tables(store: Any, weather: Any) -> None:
     assert store.sql("SELECT count(*) AS n FROM weather")["n"].to_pylist() == [5]
 
 
-def test_a_join_gives_back_the_kind_of_table_it_was_given(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_a_join_gives_back_the_kind_of_table_it_was_given(store: Any) -> None:
     store.ingest("weather", TABLE)
     at = pa.array([NOON + HOUR, NOON - HOUR, NOON], pa.timestamp("us", tz="UTC"))
     labels = pa.table({"origin": ["JFK", "JFK", None], "event_time": at, "y": [1, 2, 3]})
@@ -507,7 +532,8 @@ def test_a_join_gives_back_the_kind_of_table_it_was_given(store: Any, weather: A
         store.point_in_time(labels.drop_columns("event_time"), "weather:wind")
 
 
-def test_changes_come_once_and_in_order_whatever_is_moved(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_changes_come_once_and_in_order_whatever_is_moved(store: Any) -> None:
     store.ingest("weather", TABLE)
     seen = [c["seq"] for c in store.changes()]
     since = store.snapshot()
@@ -524,7 +550,8 @@ def test_changes_come_once_and_in_order_whatever_is_moved(store: Any, weather: A
     assert store.verify() == []
 
 
-def test_stat_counts(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_stat_counts(store: Any) -> None:
     store.ingest("weather", TABLE)
     found = store.stat()
     assert (found["seq"], found["last_commit"]) == (4, CLOCK)
@@ -585,7 +612,8 @@ def test_both_doors_refuse_in_the_same_words(case: str, tmp_path: Path) -> None:
         assert local.snapshot() == 0
 
 
-def test_closed_is_closed(store: Any, weather: Any) -> None:
+@pytest.mark.usefixtures("weather")
+def test_closed_is_closed(store: Any) -> None:
     store.close()
     assert store.closed
     with pytest.raises(fs.StoreClosed):

@@ -134,6 +134,7 @@ class Session:
         """
         listed = ", ".join(quoted_text(path) for path in paths)
         self._connection.execute(f"SET memory_limit = '{memory_bytes}B'")
+        self._connection.execute("SET temp_directory = ''")  # nothing is spilled
         self._connection.execute(f"SET allowed_paths = [{listed}]")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
