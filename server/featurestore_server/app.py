@@ -28,7 +28,7 @@ from featurestore_server.problems import plain_problem, problem
 from featurestore_server.sql_pool import SqlPool
 
 if TYPE_CHECKING:
-    from featurestore_server.guard import Receive, Scope, Send
+    from featurestore_server.guard import Message, Receive, Scope, Send
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -89,7 +89,7 @@ class Application(FastAPI):
         for part in (records, bulk, history, upkeep):
             self.include_router(part.router)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a look-up at once; hand everything else to FastAPI."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
@@ -109,7 +109,7 @@ class Application(FastAPI):
         status = 500
         done: Any = None
 
-        async def noting(message: dict[str, Any]) -> None:
+        async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]

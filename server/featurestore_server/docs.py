@@ -226,6 +226,11 @@ EXAMPLES: dict[str, Any] = {
     "health": {"status": "ok"},
     "ready": {"status": "ready"},
 }
+#: What is neither JSON nor a table.
+_OTHERWISE = {
+    "prometheus": {"text/plain": {"schema": {"type": "string"}}},
+    "job_table": {wire.ARROW: _BINARY},
+}
 _AS_TABLES = frozenset({"scan", "point_in_time", "sql"})
 _AS_JOBS = frozenset({"ingest", "point_in_time", "flush", "compact", "verify"})
 _FREE = frozenset({"health", "ready"})
@@ -255,6 +260,8 @@ def _describe(operation: dict[str, Any]) -> None:
         if name in _AS_TABLES:
             content[wire.ARROW] = _BINARY
         responses[good]["content"] = content
+    if name in _OTHERWISE:
+        responses["200"]["content"] = _OTHERWISE[name]
     if name in _AS_JOBS:
         shape = {"schema": {"type": "object"}, "example": _JOB}
         responses["202"] = {"description": "A job was begun.", "content": {JSON: shape}}

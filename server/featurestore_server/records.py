@@ -18,10 +18,8 @@ from featurestore_server.parts import Accept, Here, RequestId, Who, model_body, 
 
 router = APIRouter(prefix="/v1")
 
-GroupName = Annotated[
-    str, Path(alias="group", description="Name of a feature group.", max_length=256)
-]
-ViewName = Annotated[str, Path(alias="view", description="Name of a feature view.", max_length=256)]
+GroupName = Annotated[str, Path(alias="group", description="Name of a feature group.")]
+ViewName = Annotated[str, Path(alias="view", description="Name of a feature view.")]
 
 
 Exact = Annotated[
