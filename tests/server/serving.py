@@ -86,8 +86,7 @@ class Served:
             command,
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": paths},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.DEVNULL,
         )
 
     def __enter__(self) -> Self:
@@ -95,8 +94,8 @@ class Served:
             wait_for(self.url)
         except OSError:
             self.process.kill()
-            said = self.process.communicate()[0].decode()
-            raise AssertionError(said) from None
+            self.process.wait()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
