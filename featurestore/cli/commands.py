@@ -480,19 +480,35 @@ def stat(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
 
 # ── the server ───────────────────────────────────────────────────────────────────────────────────
 
-#: The server has options of its own, which it reads, checks and explains itself.
-ITS_OWN = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+#: The server reads and checks its options itself; ``python -m featurestore_server`` lists them.
+ITS_OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command(context_settings=ITS_OWN, add_help_option=False)
+@app.command(
+    context_settings=ITS_OWN,
+    epilog=examples(
+        "featurestore serve ./store",
+        "featurestore serve ./store --port 8080 --workers 2 --limit sql_seconds=10",
+        "featurestore serve ./store --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
+        "python -m featurestore_server serve --help      (every option)",
+    ),
+)
 def serve(context: typer.Context) -> None:
-    """Serve a store over HTTP: `featurestore serve ./store`; see `featurestore serve --help`."""
+    """Serve a store over HTTP, on this machine unless told otherwise."""
     hand_over("serve", context.args)
 
 
-@app.command(context_settings=ITS_OWN, add_help_option=False)
+@app.command(
+    context_settings=ITS_OWN,
+    epilog=examples(
+        "featurestore keys create trainer --role reader:weather* --role sql --expires-in 90d",
+        "featurestore keys list --store ./store",
+        "featurestore keys rotate 4f1d09aa21c3 --grace 1h",
+        "featurestore keys revoke 4f1d09aa21c3",
+    ),
+)
 def keys(context: typer.Context) -> None:
-    """Make, list, rotate and revoke API keys of a server; see `featurestore keys --help`."""
+    """Make, list, rotate and revoke the API keys of a server."""
     hand_over("keys", context.args)
 
 
