@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -141,7 +143,8 @@ class RemoteStore:
         self._http: Any = urllib3.PoolManager(
             maxsize=16, timeout=timeout, retries=False, headers=self._headers, **tls
         )
-        self._views: dict[str, FeatureView] = {}
+        self._guard = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +166,10 @@ class RemoteStore:
         return self._http is None
 
     def close(self) -> None:
-        """Give the connections up; calling it again does nothing."""
+        """Send what is queued and give the connections up; calling it again does nothing."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
         http, self._http = self._http, None
         if http is not None:
             http.clear()
@@ -330,6 +336,35 @@ class RemoteStore:
         query += [("tz", str(zone))] if (zone := _zone(tz)) is not None else []
         found = self._write("DELETE", f"{self._group(name)}/record", None, request_id, query)
         return wire.read_put_result(found)
+
+    def put_record_async(
+        self, name: str, record: Mapping[str, Any], **options: Any
+    ) -> Future[PutResult]:
+        """Put one record without waiting: a thread sends it; otherwise like :meth:`put_record`.
+
+        Writes are sent one after the other, so they are committed in the order of the calls.
+        """
+        return self._sender().submit(self.put_record, name, dict(record), **options)
+
+    def write_async(
+        self, records: Iterable[tuple[str, Mapping[str, Any]]], **options: Any
+    ) -> Future[list[PutResult]]:
+        """Do :meth:`write` without waiting; see :meth:`put_record_async`."""
+        return self._sender().submit(self.write, list(records), **options)
+
+    def delete_record_async(
+        self, name: str, key: Any, *, event_time: Any, **options: Any
+    ) -> Future[PutResult]:
+        """Do :meth:`delete_record` without waiting; see :meth:`put_record_async`."""
+        return self._sender().submit(
+            self.delete_record, name, key, event_time=event_time, **options
+        )
+
+    def _sender(self) -> ThreadPoolExecutor:
+        with self._guard:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(1, "featurestore-remote")
+            return self._threads
 
     def ingest(
         self,

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, parse_qsl
 import anyio.to_thread
 
 from featurestore import wire
+from featurestore.encoding.values import read_header
 from featurestore.engine import reader
 from featurestore.engine.reader import status_of
 from featurestore.errors import InvalidInput, InvalidRecord
@@ -127,7 +128,8 @@ class Lookup:
         record = found.record
         if record is not None:
             record = self._writer(plan, exactly=exactly).write(record)
-        return dumps(_described(found.status, found.header, record, now_us))
+        head = None if found.data is None else read_header(found.data)
+        return dumps(_described(found.status, head, record, now_us))
 
     def _writer(self, plan: Plan, *, exactly: bool) -> wire.RecordWriter:
         known = self._writers.get((plan.group.id, exactly))
@@ -191,8 +193,6 @@ class Lookup:
         features: list[str] | None,
         now_us: int,
     ) -> Iterator[dict[str, Any]]:
-        from featurestore.encoding.values import read_header
-
         writer = self._writer(plan, exactly=False)
         for parts, data in zip(keys, records, strict=True):
             head = None if data is None else read_header(data)
@@ -232,7 +232,9 @@ class Lookup:
         lookups = lookups_of(self._door, caller, "get_features", asked.get("features"))
         exactly = query.get("exact") == ["true"]
         arrow = wants_arrow(header(scope, b"accept"))
-        work = (lookups, asked, exactly, arrow)
+        # By name, a view is compiled once.
+        view = asked["features"]
+        work = (view if isinstance(view, str) else lookups, lookups, asked, exactly, arrow)
         if kind == wire.ARROW or self._on_threads:
             body = await anyio.to_thread.run_sync(self._features, *work)
         else:
@@ -241,7 +243,12 @@ class Lookup:
         return 200
 
     def _features(
-        self, lookups: Sequence[FeatureLookup], asked: dict[str, Any], exactly: bool, arrow: bool
+        self,
+        references: str | Sequence[FeatureLookup],
+        lookups: Sequence[FeatureLookup],
+        asked: dict[str, Any],
+        exactly: bool,
+        arrow: bool,
     ) -> bytes:
         from featurestore.engine.features import lookup_features
 
@@ -252,7 +259,7 @@ class Lookup:
             entities = read_entities(self._database.catalog().groups, lookups, entities)
         found = lookup_features(
             self._database,
-            lookups,
+            references,
             entities,
             self._now_us(),
             with_status=bool(asked.get("with_status")),

@@ -260,8 +260,9 @@ class SqlPool:
             frames.append(_stream(snapshot.tail))
             if group in wanted:
                 require_online(snapshot.group)
+                plan = Plan(snapshot.group, snapshot.key_hash)
                 keys, records = snapshot.latest_keys, snapshot.latest_records
-                frames.append(_stream(latest_table(Plan(snapshot.group), keys, records, now_us)))
+                frames.append(_stream(latest_table(plan, keys, records, now_us)))
         return frames
 
     # ── processes ────────────────────────────────────────────────────────────────────────────
