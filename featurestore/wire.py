@@ -44,6 +44,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from featurestore.dtypes import SAFE_INTEGER_MAX, DType, is_null
@@ -299,6 +300,8 @@ class RecordWriter:
     def __init__(self, features: Iterable[Feature], *, exactly: bool = False) -> None:
         features = list(features)
         self._floats = [f.name for f in features if f.dtype.kind == "float"]
+        # One C call for all of them; of a single name itemgetter gives no tuple.
+        self._all_floats = itemgetter(*self._floats, *self._floats[:1]) if self._floats else None
         writers = ((f.name, writer_of(f.dtype, exactly=exactly)) for f in features)
         self._others = [
             (name, writer)
@@ -307,9 +310,19 @@ class RecordWriter:
         ]
         self._exactly = exactly
 
+    def _may_have_odd_floats(self, record: dict[str, Any]) -> bool:
+        """Return whether some float may be NaN or infinite: of nearly all records, no."""
+        if self._all_floats is None:
+            return False
+        try:
+            # What is left out are nulls and zeros; anything odd makes the sum odd.
+            return not math.isfinite(sum(filter(None, self._all_floats(record))))
+        except KeyError:  # only some features were asked for
+            return True
+
     def write(self, record: dict[str, Any]) -> dict[str, Any]:
         """Change the values of a record in place where JSON needs another; returns it."""
-        for name in self._floats:
+        for name in self._floats if self._may_have_odd_floats(record) else ():
             value = record.get(name)
             # NaN and both infinities give NaN here, which is no zero.
             if value is not None and value - value != 0.0:

@@ -28,6 +28,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 PREFIX = "fs"
 EVERYTHING = "*"
 _MEMO_MAX = 10_000
+_LOOK_SECONDS = 0.25
 
 
 class Action(StrEnum):
@@ -237,6 +239,9 @@ class Keys:
         self._database = database
         # By id: the row a caller was made from, and the caller; valid while the row is the same.
         self._callers: dict[str, tuple[bytes, dict[str, Any], Caller]] = {}
+        # Once a store has had a key it is never open to everybody again while it is served.
+        self._any = False
+        self._looked_at = -_LOOK_SECONDS
 
     # ── asking ──
 
@@ -267,10 +272,14 @@ class Keys:
         return known[2]
 
     def exist(self) -> bool:
-        """Return whether there is any key."""
-        env = self._database.env
-        with env.read() as txn:
-            return int(txn.stat(env.access)["entries"]) > 0
+        """Return whether there is any key; the first one is known of within a quarter second."""
+        now = time.monotonic()
+        if not self._any and now - self._looked_at > _LOOK_SECONDS:
+            env = self._database.env
+            with env.read() as txn:
+                self._any = int(txn.stat(env.access)["entries"]) > 0
+            self._looked_at = now
+        return self._any
 
     def list(self) -> list[dict[str, Any]]:
         """Return all keys, their secrets' hashes left out."""

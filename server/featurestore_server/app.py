@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +23,7 @@ from featurestore_server.access import Door
 from featurestore_server.bodies import Limits
 from featurestore_server.guard import Guard, Lane, answer
 from featurestore_server.jobs import Jobs
-from featurestore_server.lookup import Lookup, header
+from featurestore_server.lookup import Asking, Lookup, asking
 from featurestore_server.metrics import Metrics
 from featurestore_server.parts import Parts, sentence_of
 from featurestore_server.problems import plain_problem, problem
@@ -30,7 +32,12 @@ from featurestore_server.sql_pool import SqlPool
 if TYPE_CHECKING:
     from featurestore_server.guard import Message, Receive, Scope, Send
 
-_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_LOCAL = (b"localhost", b"127.0.0.1", b"[::1]")
+_OWN_SITES = (None, b"none", b"same-origin")
+
+
+def _is_local(host: bytes) -> bool:
+    return host.rpartition(b":")[0] in _LOCAL or host in _LOCAL
 
 
 class Application(FastAPI):
@@ -94,20 +101,21 @@ class Application(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        who = asking(scope["headers"])
         try:
-            self._require_own_page(scope)
+            self._require_own_page(who)
         except AccessDenied as error:
             await answer(send, *problem(error))
             return
         handler = self._lookup.takes(scope)
         if handler is not None:
-            await self._lookup(handler, scope, receive, send)
+            await self._lookup(handler, who.credentials, scope, receive, send)
         else:
             await self.guard(self._rest, scope, receive, send)
 
     async def _rest(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 500
-        done: Any = None
+        began = time.perf_counter()
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -119,21 +127,19 @@ class Application(FastAPI):
             await super().__call__(scope, receive, noting)
         finally:
             route = scope.get("route")
-            done = self._parts.metrics.timed(getattr(route, "name", "unknown"))
-            done(status)
+            verb = getattr(route, "name", "unknown")
+            self._parts.metrics.count(verb, status, time.perf_counter() - began)
 
-    def _require_own_page(self, scope: Scope) -> None:
+    def _require_own_page(self, who: Asking) -> None:
         """Refuse what a web page of somebody else asks of a store without API keys.
 
         Such a store trusts whoever reaches it, and a browser on the same machine reaches it for
         any page it shows: by a form that posts, or under a name that was made to mean this machine.
         """
-        origin = header(scope, b"origin")
-        if origin is None and header(scope, b"sec-fetch-site") in (None, "none", "same-origin"):
-            host = header(scope, b"host")
-            if host is None or self._is_local(host):
+        if who.origin is None and who.site in _OWN_SITES:
+            if who.host is None or _is_local(who.host):
                 return
-        elif origin is not None and self._is_local(origin.partition("://")[2]):
+        elif who.origin is not None and _is_local(who.origin.partition(b"://")[2]):
             return
         if not self._parts.door.keys.exist() and not self.open_to_all:
             raise AccessDenied(
@@ -143,14 +149,12 @@ class Application(FastAPI):
     #: Set where the operator has said that whoever reaches the server may use it.
     open_to_all = False
 
-    @staticmethod
-    def _is_local(host: str) -> bool:
-        return host.rpartition(":")[0] in _LOCAL or host in _LOCAL
-
     @contextlib.asynccontextmanager
     async def _life(self, _app: FastAPI) -> AsyncIterator[None]:
         self._parts.sql.warm_up()
+        telling = asyncio.create_task(self._parts.metrics.tell())
         yield
+        telling.cancel()
 
     async def finish(self) -> None:
         """Wait for jobs, end what was started, let go of the store."""

@@ -12,8 +12,9 @@ more than itself.  Only a ``relaxed`` store, which waits for its own writes, is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, parse_qsl
 
 import anyio.to_thread
@@ -23,7 +24,7 @@ from featurestore.encoding.values import read_header
 from featurestore.engine import reader
 from featurestore.engine.reader import status_of
 from featurestore.errors import InvalidInput, InvalidRecord
-from featurestore.event_time import NO_EXPIRY, format_us
+from featurestore.event_time import NO_EXPIRY, to_datetime
 from featurestore.feature_view import FeatureLookup, expand
 from featurestore.record import Status
 from featurestore_server.answers import JSON, arrow_stream, dumps, wants_arrow
@@ -44,15 +45,37 @@ _WRITERS_MAX = 1000
 _JSON = [(b"content-type", JSON.encode())]
 
 
-def credentials_of(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-    """Return the API key of a request: a bearer token, or ``x-api-key``."""
+def credentials_of(name: bytes, value: bytes) -> str:
+    """Return the API key of a header: a bearer token, or ``x-api-key``."""
+    text = value.decode("latin-1")
+    if name == b"authorization":
+        kind, _, key = text.partition(" ")
+        return key.strip() if kind.lower() == "bearer" else text
+    return text
+
+
+class Asking(NamedTuple):
+    """What the headers say of who asks, and from where."""
+
+    credentials: str | None
+    origin: bytes | None
+    host: bytes | None
+    site: bytes | None
+
+
+def asking(headers: Iterable[tuple[bytes, bytes]]) -> Asking:
+    """Read the headers once."""
+    credentials = origin = host = site = None
     for name, value in headers:
-        if name == b"authorization":
-            kind, _, key = value.decode("latin-1").partition(" ")
-            return key.strip() if kind.lower() == "bearer" else value.decode("latin-1")
-        if name == b"x-api-key":
-            return value.decode("latin-1")
-    return None
+        if name == b"host":
+            host = value
+        elif name == b"authorization" or (name == b"x-api-key" and credentials is None):
+            credentials = credentials_of(name, value)
+        elif name == b"origin":
+            origin = value
+        elif name == b"sec-fetch-site":
+            site = value
+    return Asking(credentials, origin, host, site)
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -90,16 +113,18 @@ class Lookup:
                 return self.get_features
         return None
 
-    async def __call__(self, handler: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self, handler: Any, credentials: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answer, whatever happens."""
-        done = self._metrics.timed(handler.__name__)
+        began = time.perf_counter()
         try:
-            caller = self._door.caller(credentials_of(scope["headers"]))
+            caller = self._door.caller(credentials)
             status = await handler(caller, scope, receive, send)
         except Exception as error:  # noqa: BLE001  every error has an answer
             status, headers, body = problem(error)
             await answer(send, status, headers, body)
-        done(status)
+        self._metrics.count(handler.__name__, status, time.perf_counter() - began)
 
     # ── one record ───────────────────────────────────────────────────────────────────────────
 
@@ -117,14 +142,17 @@ class Lookup:
     def _get(self, name: str, query: bytes) -> bytes:
         words, key, features, exactly = _asked(query)
         database = self._database
+        now_us = self._now_us()
         with database.read() as txn:
             plan = database.plan_at(txn, name)
-        if key is None:
-            key = wire.read_key_words(plan.group, words)
-        else:
-            key = wire.read_key(plan.group, wire.loads(key), exactly=exactly)
-        now_us = self._now_us()
-        found = reader.get(database, name, key, features, now_us)
+            reader.require_online(plan.group)
+            if features is not None:
+                plan.check_features(features)
+            if key is None:
+                key = wire.read_key_words(plan.group, words)
+            else:
+                key = wire.read_key(plan.group, wire.loads(key), exactly=exactly)
+            found = reader.find(database, txn, plan, key, features, now_us)
         record = found.record
         if record is not None:
             record = self._writer(plan, exactly=exactly).write(record)
@@ -337,15 +365,18 @@ def _names(features: Any) -> list[str] | None:
 def _described(
     status: Status, head: Header | None, record: dict[str, Any] | None, now_us: int
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"status": status.value, "record": record}
     if head is None:
-        return found | {"event_time": None, "age_us": None, "write_seq": None, "expires_at": None}
-    never = head.expires_at_us == NO_EXPIRY
-    found["event_time"] = format_us(head.event_time_us)
-    found["age_us"] = now_us - head.event_time_us
-    found["write_seq"] = head.seq
-    found["expires_at"] = None if never else format_us(head.expires_at_us)
-    return found
+        nothing = dict.fromkeys(("record", "event_time", "age_us", "write_seq", "expires_at"))
+        return {"status": status.value, **nothing}
+    expires_us = head.expires_at_us
+    return {
+        "status": status.value,
+        "record": record,
+        "event_time": to_datetime(head.event_time_us),
+        "age_us": now_us - head.event_time_us,
+        "write_seq": head.seq,
+        "expires_at": None if expires_us == NO_EXPIRY else to_datetime(expires_us),
+    }
 
 
 # ── references and entities, for the join too ────────────────────────────────────────────────

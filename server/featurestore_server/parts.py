@@ -16,7 +16,7 @@ from featurestore.errors import InvalidInput
 from featurestore_server.access import Caller, Door
 from featurestore_server.bodies import BodyFile, Limits, too_large
 from featurestore_server.guard import Guard, Lane, body_chunks
-from featurestore_server.lookup import credentials_of
+from featurestore_server.lookup import asking
 
 if TYPE_CHECKING:
     from featurestore_server.jobs import Jobs
@@ -57,7 +57,7 @@ _BEARER = HTTPBearer(auto_error=False, description="An API key: fs_<id>_<secret>
 
 async def caller_of(request: Request, _documented: Annotated[Any, Depends(_BEARER)]) -> Caller:
     """Return who asks."""
-    return parts_of(request).door.caller(credentials_of(request.scope["headers"]))
+    return parts_of(request).door.caller(asking(request.scope["headers"]).credentials)
 
 
 Here = Annotated[Parts, Depends(parts_of)]

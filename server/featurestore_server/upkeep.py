@@ -209,5 +209,6 @@ async def ready(here: Here) -> Response:
 @router.get("/metrics", tags=["watching"], summary="Metrics for Prometheus")
 async def prometheus(here: Here, who: Who) -> Response:
     store = here.door.reading(who, "stat", [EVERYTHING])
+    here.metrics.hand_over()
     text = await here.work.run(lambda: metrics.exposition(store.stat()))
     return Response(text, media_type="text/plain; version=0.0.4")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -101,6 +102,9 @@ def main() -> None:
     with fs.open(options["store"]) as store:
         app = Application(store, limits, Path(options["folder"]))
         app.open_to_all = options["anonymous"]
+        # What is there now stays: the collector need not look at it with every request.
+        gc.collect()
+        gc.freeze()
         uvloop.run(_until_signalled(app, listening))
     # Threads of requests that were cut off must not hold the process; all is committed by now.
     os._exit(0)
