@@ -120,7 +120,7 @@ def soak(served: Served, seconds: float, *, kills: bool) -> list[str]:
     """Load a server; returns what has grown."""
     stop, done = threading.Event(), dict[str, int]()
     threads = [
-        threading.Thread(target=keep_on, args=(act, served.url, stop, done))
+        threading.Thread(target=keep_on, args=(act, served.url, stop, done), daemon=True)
         for act in (put, look_up, ingest, ask, follow, leave)
     ]
     for thread in threads:
@@ -142,7 +142,7 @@ def soak(served: Served, seconds: float, *, kills: bool) -> list[str]:
                 readers.append(store.stat()["readers"])
     stop.set()
     for thread in threads:
-        thread.join()
+        thread.join(10)  # who follows the changes waits for one, and may wait for ever
     print(done)
     return grown(samples, readers)
 
