@@ -312,7 +312,7 @@ def _one_app(run: Run, kind: str) -> None:
 
 
 _NGINX = """
-daemon off; worker_processes 1; pid %(folder)s/pid; error_log /dev/null;
+%(user)s daemon off; worker_processes 1; pid %(folder)s/pid; error_log /dev/null;
 events { worker_connections 1024; }
 http { access_log off; client_body_temp_path %(folder)s/b; proxy_temp_path %(folder)s/p;
   fastcgi_temp_path %(folder)s/f; uwsgi_temp_path %(folder)s/u; scgi_temp_path %(folder)s/s;
@@ -324,10 +324,10 @@ def _one_nginx(run: Run) -> None:
     with run.fresh() as folder:
         (folder / "www").mkdir()
         (folder / "www" / "index.html").write_bytes(b"x" * 640)
-        for path in (folder.parent, folder, folder / "www"):
-            path.chmod(0o755)
         port = _free_port()
-        text = _NGINX % {"folder": folder, "port": port}
+        # Started by root, it would give up the right to read the folder.
+        user = "user root;" if os.geteuid() == 0 else ""
+        text = _NGINX % {"folder": folder, "port": port, "user": user}
         (folder / "nginx.conf").write_text(text, encoding="ascii")
         url = f"http://127.0.0.1:{port}"
         command = ["nginx", "-c", str(folder / "nginx.conf"), "-e", "/dev/null"]
