@@ -376,9 +376,10 @@ class RemoteStore:
         unit: str | None = None,
         write_time: str | None = None,
         atomic: bool = False,
+        max_lock: str | timedelta | None = None,
         on_error: str = "raise",
         target_stores: Iterable[str] = ("online", "offline"),
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> IngestResult:
         """Put many records: a table, a frame, files, or a stream of any length.
 
@@ -397,6 +398,8 @@ class RemoteStore:
         options = {"id": id, "tz": _zone(tz), "unit": unit, "write_time": write_time}
         query += [(option, value) for option, value in options.items() if value is not None]
         query += [("atomic", "true")] if atomic else []
+        if max_lock is not None:
+            query.append(("max_lock", str(_duration(duration_us(max_lock, what="max_lock")))))
         query += [("on_error", on_error), ("exact", "true")]
         query += [("target_stores", one) for one in _names(target_stores)]
         kind, body = _upload(group, data, progress)
@@ -610,7 +613,7 @@ class RemoteStore:
         return int(self._json("POST", "/v1/flush", query=_one(name))["rows"])
 
     def compact(
-        self, name: str | None = None, *, progress: Callable[[int], None] | None = None
+        self, name: str | None = None, *, progress: Callable[[int], object] | None = None
     ) -> int:
         """Merge history files into disjoint cells; returns rows written again."""
         self._require_writable()
@@ -637,7 +640,7 @@ class RemoteStore:
         )
 
     def _job(
-        self, path: str, query: list[tuple[str, str]], progress: Callable[[int], None] | None
+        self, path: str, query: list[tuple[str, str]], progress: Callable[[int], object] | None
     ) -> dict[str, Any]:
         """Begin long work, wait for it, and return what came of it."""
         import time
@@ -893,27 +896,24 @@ def _references(given: Any) -> Any:
 
 
 def _upload(
-    group: FeatureGroup, data: Any, progress: Callable[[int], None] | None
+    group: FeatureGroup, data: Any, progress: Callable[[int], object] | None
 ) -> tuple[str, Any]:
     """Return media type and body of what is to be ingested; a stream is read as it is sent."""
     import pyarrow as pa
 
     from featurestore.engine import sources
 
-    in_lines = isinstance(data, Sequence) and not isinstance(data, (str, bytes))
-    if in_lines and all(isinstance(row, Mapping) for row in data):
+    if sources.are_dicts(data):
         return wire.JSON_LINES, _as_lines(data, progress)
-    if isinstance(data, Iterator):
-        first = next(data, None)
-        rest = _chained(first, data)
+    if sources.is_iterator(data):
+        items = iter(data)
+        first = next(items, None)
+        rest = _chained(first, items)
         if first is None or isinstance(first, Mapping):
             return wire.JSON_LINES, _as_lines(rest, progress)
-        data = rest
-
-    def no_dicts(_rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-        raise InvalidRecord("A stream gives either dicts or tables; this one gives both.")
-
-    tables = sources.tables_of(data, no_dicts)
+        tables: Iterator[pa.Table] = map(_only_table, sources.pieces_of(rest, group))
+    else:
+        tables = iter(sources.tables_of(data, group))
     try:
         head = next(tables, None)
     except pa.ArrowException as error:
@@ -923,13 +923,19 @@ def _upload(
     return wire.ARROW, _as_arrow(head, tables, progress)
 
 
+def _only_table(piece: Any) -> pa.Table:
+    if isinstance(piece, Mapping):
+        raise InvalidRecord("A stream gives either dicts or tables; this one gives both.")
+    return piece
+
+
 def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     if first is not None:
         yield first
         yield from rest
 
 
-def _as_lines(rows: Iterable[Any], progress: Callable[[int], None] | None) -> Iterator[bytes]:
+def _as_lines(rows: Iterable[Any], progress: Callable[[int], object] | None) -> Iterator[bytes]:
     held: list[bytes] = []
     sent = 0
     for row in rows:
@@ -949,7 +955,7 @@ def _as_lines(rows: Iterable[Any], progress: Callable[[int], None] | None) -> It
 
 
 def _as_arrow(
-    head: pa.Table, rest: Iterator[pa.Table], progress: Callable[[int], None] | None
+    head: pa.Table, rest: Iterator[pa.Table], progress: Callable[[int], object] | None
 ) -> Iterator[bytes]:
     sent = 0
     schema = _sendable(head.schema)

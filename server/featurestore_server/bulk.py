@@ -14,7 +14,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from featurestore import wire
-from featurestore.errors import InvalidInput
+from featurestore.engine.sources import CHUNK_DICTS
+from featurestore.errors import InvalidInput, TooLarge
 from featurestore_server.answers import JSON, JsonAnswer, table_answer
 from featurestore_server.bodies import (
     BodyFile,
@@ -41,9 +42,7 @@ from featurestore_server.records import Exact, GroupName
 
 router = APIRouter(prefix="/v1", tags=["tables"])
 
-#: JSON lines are handed to the engine in chunks of so much text or so many rows.
-_CHUNK_BYTES = 16 << 20
-_CHUNK_ROWS = 65_536
+_TABLE_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
 
 _ROWS = {"type": "array", "items": {"type": "object"}}
@@ -92,6 +91,7 @@ async def ingest(
     unit: Annotated[Literal["s", "ms", "us", "ns"] | None, Query(description="Of numbers.")] = None,
     write_time: Annotated[str | None, Query(description="Column of when it was known.")] = None,
     atomic: Annotated[bool, Query(description="One transaction whatever the size.")] = False,
+    max_lock: Annotated[str, Query(description="How long others may be held up.")] = "50ms",
     on_error: Annotated[Literal["raise", "skip"], Query(description="A bad row.")] = "raise",
     target_stores: Annotated[list[str] | None, Query()] = None,
     whole: Annotated[
@@ -110,7 +110,7 @@ async def ingest(
         "unit": unit,
         "write_time": write_time,
     }
-    options |= {"atomic": atomic, "on_error": on_error}
+    options |= {"atomic": atomic, "max_lock": max_lock, "on_error": on_error}
     options |= {"target_stores": target_stores or ("online", "offline")}
     here.door.reading(who, "ingest", [name]).describe_feature_group(name)
 
@@ -155,16 +155,16 @@ def _rows_in(
 ) -> Any:
     """Return a body as what the engine ingests: a table if it is to be whole, else a stream."""
     if kind in (wire.JSON_LINES, "application/jsonl", "application/x-jsonlines"):
-        chunks = _chunks(body, limits, group, exactly=exactly)
-        return [row for chunk in chunks for row in chunk] if whole else chunks
+        rows = _lines(body, limits, group, exactly=exactly)
+        return list(rows) if whole else rows
     if kind == JSON:
         text = body.read(limits.json_bytes + 1)
         if len(text) > limits.json_bytes:
             raise too_large("The body", limits.json_bytes)
-        rows = wire.loads(text)
-        if not isinstance(rows, list):
+        found = wire.loads(text)
+        if not isinstance(found, list):
             raise InvalidInput("The body is no JSON array of records.")
-        return [wire.read_record(group, row, exactly=exactly) for row in rows]
+        return [wire.read_record(group, row, exactly=exactly) for row in found]
     if kind == wire.ARROW:
         schema, batches = arrow_batches(body, limits)
     elif kind == wire.PARQUET:
@@ -186,7 +186,7 @@ def _tables(batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
         held.append(batch)
         size += batch.nbytes
-        if size >= _CHUNK_BYTES * 4:
+        if size >= _TABLE_BYTES:
             yield _table(held)
             held, size = [], 0
     if held:
@@ -199,26 +199,20 @@ def _table(batches: list[Any]) -> Any:
     return pa.Table.from_batches(batches)
 
 
-def _chunks(
+def _lines(
     body: BodyFile, limits: Limits, group: Any, *, exactly: bool
-) -> Iterator[list[dict[str, Any]]]:
-    held: list[dict[str, Any]] = []
-    size = 0
-    for row, length in _sized(body, limits):
-        held.append(wire.read_record(group, row, exactly=exactly))
-        size += length
-        if size >= _CHUNK_BYTES or len(held) >= _CHUNK_ROWS:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
-
-
-def _sized(body: BodyFile, limits: Limits) -> Iterator[tuple[dict[str, Any], int]]:
-    left = body.taken
-    for row in json_lines(body, limits):
-        yield row, body.taken - left
-        left = body.taken
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of JSON lines; the engine holds as many of them as make a chunk."""
+    began = 0
+    for number, row in enumerate(json_lines(body, limits)):
+        if number % CHUNK_DICTS == 0:
+            began = body.taken
+        elif body.taken - began > limits.whole_bytes:
+            raise TooLarge(
+                f"{CHUNK_DICTS:,} lines take more than {limits.whole_bytes:,} bytes. Send "
+                "records as large as these as an Arrow stream."
+            )
+        yield wire.read_record(group, row, exactly=exactly)
 
 
 # ── the join ─────────────────────────────────────────────────────────────────────────────────

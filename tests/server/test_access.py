@@ -232,7 +232,7 @@ def test_each_change_is_told_once_by_its_own_transaction(world: World) -> None:
         put = store.put_record("open", {**RECORD, "x": 2.0}, request_id="once")
         store.put_record("open", {**RECORD, "x": 2.0}, request_id="once")
         store.put_record("open", {**RECORD, "x": 2.0})
-        store.ingest("open", [{**RECORD, "k": f"k{i}"} for i in range(10)], id="ten")
+        store.ingest("open", ({**RECORD, "k": f"k{i}"} for i in range(10)), id="ten")
         with pytest.raises(fs.InvalidRecord):
             store.put_record("open", {**RECORD, "x": "warm"})
     with world.connect("reader") as store, pytest.raises(fs.AccessDenied):
