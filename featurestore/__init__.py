@@ -37,6 +37,7 @@ True
 """
 
 from featurestore.errors import (
+    AccessDenied,
     CannotOpen,
     ColumnClash,
     ConsumerDropped,
@@ -62,19 +63,23 @@ from featurestore.errors import (
     StoreBusy,
     StoreClosed,
     StoreFull,
+    TooLarge,
     Unavailable,
     UnknownConsumer,
     UnknownFeature,
     UnknownFeatureGroup,
     UnknownFeatureView,
+    Unreachable,
 )
 from featurestore.feature_view import FeatureLookup, FeatureView
 from featurestore.record import Status
+from featurestore.remote import RemoteStore, connect
 from featurestore.results import IngestResult, PutResult, RecordResult
 from featurestore.schema import Feature, FeatureGroup
 from featurestore.store import FeatureStore, Scan, open  # noqa: A004  fs.open is the verb
 
 __all__ = [
+    "AccessDenied",
     "CannotOpen",
     "ColumnClash",
     "ConsumerDropped",
@@ -102,6 +107,7 @@ __all__ = [
     "PutResult",
     "ReadOnlyStore",
     "RecordResult",
+    "RemoteStore",
     "RequestMismatch",
     "Scan",
     "SchemaMismatch",
@@ -110,10 +116,13 @@ __all__ = [
     "StoreBusy",
     "StoreClosed",
     "StoreFull",
+    "TooLarge",
     "Unavailable",
     "UnknownConsumer",
     "UnknownFeature",
     "UnknownFeatureGroup",
     "UnknownFeatureView",
+    "Unreachable",
+    "connect",
     "open",
 ]

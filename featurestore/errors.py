@@ -9,9 +9,10 @@
     │   ├── InvalidRecord             ├── InvalidEventTime       ├── InvalidSchema
     │   ├── SchemaMismatch            ├── ColumnClash            ├── InvalidQuery
     │   ├── StaleDelete               ├── RequestMismatch        ├── UnknownConsumer
-    │   ├── ConsumerExists            └── ConsumerDropped
+    │   ├── ConsumerExists            ├── ConsumerDropped        └── TooLarge
     ├── Unavailable               try again
-    │   ├── StoreBusy                 └── OutcomeUnknown
+    │   ├── StoreBusy                 ├── OutcomeUnknown         └── Unreachable
+    ├── AccessDenied              use another API key, or ask for a role
     ├── StoreFull                 give it room
     ├── CannotOpen                open something else, or open it differently
     │   ├── NotAStore                 ├── ReadOnlyStore          ├── IncompatibleStore
@@ -127,6 +128,10 @@ class ConsumerDropped(InvalidInput):
     """The consumer fell further behind than its limit; what it missed is not held any more."""
 
 
+class TooLarge(InvalidInput):
+    """A request, or its answer, is larger than the server takes; send it in parts."""
+
+
 # ── try again ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -143,6 +148,17 @@ class OutcomeUnknown(Unavailable):
 
     Send it again with the same request id: it counts once.
     """
+
+
+class Unreachable(Unavailable):
+    """No server answered, or it stopped answering; nothing was changed unless it says so."""
+
+
+# ── ask for a role ───────────────────────────────────────────────────────────────────────────
+
+
+class AccessDenied(FeatureStoreError):
+    """No API key, one that is not valid any more, or one without the role that this needs."""
 
 
 # ── give it room ─────────────────────────────────────────────────────────────────────────────

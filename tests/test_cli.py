@@ -78,7 +78,7 @@ def test_without_a_command_it_shows_the_commands(shell: Callable[..., Result]) -
 
 
 def test_the_commands_are_the_ones_promised() -> None:
-    promised = "compact demo describe flush get groups ingest sql stat verify"
+    promised = "compact demo describe flush get groups ingest keys serve sql stat verify"
     assert promised.split() == COMMANDS
 
 

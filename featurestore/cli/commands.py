@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 import time
 from enum import IntEnum, StrEnum
@@ -474,3 +476,46 @@ def stat(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     for name, counts in per_group.items():
         table.add_row(name, *(measured(column, counts[column]) for column in columns))
     out.print(table)
+
+
+# ── the server ───────────────────────────────────────────────────────────────────────────────────
+
+#: The server reads and checks its options itself; ``python -m featurestore_server`` lists them.
+ITS_OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(
+    context_settings=ITS_OWN,
+    epilog=examples(
+        "featurestore serve ./store",
+        "featurestore serve ./store --port 8080 --workers 2 --limit sql_seconds=10",
+        "featurestore serve ./store --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
+        "python -m featurestore_server serve --help      (every option)",
+    ),
+)
+def serve(context: typer.Context) -> None:
+    """Serve a store over HTTP, on this machine unless told otherwise."""
+    hand_over("serve", context.args)
+
+
+@app.command(
+    context_settings=ITS_OWN,
+    epilog=examples(
+        "featurestore keys create trainer --role reader:weather* --role sql --expires-in 90d",
+        "featurestore keys list --store ./store",
+        "featurestore keys rotate 4f1d09aa21c3 --grace 1h",
+        "featurestore keys revoke 4f1d09aa21c3",
+    ),
+)
+def keys(context: typer.Context) -> None:
+    """Make, list, rotate and revoke the API keys of a server."""
+    hand_over("keys", context.args)
+
+
+def hand_over(command: str, arguments: list[str]) -> None:
+    """Become the server, which is a package of its own and stands on an optional library."""
+    wanted = ("fastapi", "granian", "featurestore_server")
+    if any(importlib.util.find_spec(library) is None for library in wanted):
+        raise NotInstalled("The server", "server")
+    server = [sys.executable, "-m", "featurestore_server", command, *arguments]
+    os.execv(sys.executable, server)  # noqa: S606  the same Python

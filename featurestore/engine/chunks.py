@@ -20,9 +20,11 @@ waited for.
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -85,7 +87,9 @@ class Cutter:
         Exception
             What the iterator raised, or taking a chunk.  Chunks before it are in.
         """
-        thread = threading.Thread(target=self._work, name="featurestore-ingest", daemon=True)
+        # In the caller's context, so that who witnesses the caller's commits witnesses these.
+        work = partial(contextvars.copy_context().run, self._work)
+        thread = threading.Thread(target=work, name="featurestore-ingest", daemon=True)
         thread.start()
         try:
             for piece in pieces:

@@ -20,6 +20,8 @@ every process.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import threading
 import time
 from concurrent.futures import Future
@@ -41,9 +43,11 @@ from featurestore.event_time import format_us
 from featurestore.storage import catalog, commits, journal, latest, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from featurestore.storage.environment import Environment, Transaction
+
+    Witness = Callable[["Commit"], contextlib.AbstractContextManager[None]]
 
 T = TypeVar("T")
 
@@ -110,6 +114,31 @@ class Commit:
         if self.last_seq > self._first_seq:
             commits.append(self.env, self.txn, self.last_seq, self.write_time_us)
             requests.forget_old(self.env, self.txn, self.write_time_us)
+
+
+_witness: contextvars.ContextVar[Witness | None] = contextvars.ContextVar("witness", default=None)
+
+
+@contextlib.contextmanager
+def witnessed(witness: Witness) -> Iterator[None]:
+    """Let a context manager stand around the work of each transaction asked for in this block.
+
+    It sees the commit before and after, and what it writes is there exactly if the change is: a
+    log of changes that nothing can be missing from.
+    """
+    token = _witness.set(witness)
+    try:
+        yield
+    finally:
+        _witness.reset(token)
+
+
+def _with_witness(work: Callable[[Commit], T], witness: Witness) -> Callable[[Commit], T]:
+    def both(commit: Commit) -> T:
+        with witness(commit):
+            return work(commit)
+
+    return both
 
 
 class _Job(Generic[T]):
@@ -289,6 +318,9 @@ class Writer:
     # ── the queue ────────────────────────────────────────────────────────────────────────────
 
     def _queue(self, job: _Job[Any]) -> None:
+        witness = _witness.get()
+        if witness is not None:
+            job.work = _with_witness(job.work, witness)
         with self._lock:
             if self.failure is not None:
                 self._raise_failure()

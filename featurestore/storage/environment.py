@@ -71,6 +71,8 @@ DATABASES = (
     "manifest",
     "requests",
     "request_times",
+    "access",
+    "audit",
 )
 
 _UNKNOWN = object()
@@ -88,8 +90,8 @@ class Environment:
     ----------
     format : dict
         The format row: store id, hash seed and bits, durability, quota.
-    meta, commits, catalog, latest, journal, manifest, requests, request_times
-        Database handles.
+    meta, commits, catalog, latest, journal, manifest, requests, request_times, access, audit
+        Database handles; the last two are the server's: its API keys and its log of changes.
     """
 
     def __init__(
@@ -158,6 +160,8 @@ class Environment:
     manifest: Any
     requests: Any
     request_times: Any
+    access: Any
+    audit: Any
 
     def _read_or_create_format(self, initial: dict[str, Any] | None) -> dict[str, Any]:
         with self.read() as txn:

@@ -1,14 +1,54 @@
 """HTTP in front of a store: requests in, the library's verbs, answers out.
 
-Nothing else lives here.  The server is its own package so that the library can never import it
-(a layer contract in ``pyproject.toml`` says so): everything it can do, a program that imports
-``featurestore`` can do in process.  Two rules follow, whatever framework answers the socket:
+::
+
+    serve ── starts and watches N worker processes, which share the store's LMDB directory
+      │
+    worker ─ granian (HTTP, TLS, header timeouts) ─► Application
+                                                        │
+         guard      limits on concurrency, stalled bodies and readers; draining
+                                                        │
+            ┌───────────────────────────────────────────┴──────────┐
+         lookup     raw ASGI: get, batch get, features           FastAPI: all the rest
+            │                                                      │  records   groups and views
+            │                                                      │  bulk      ingest, join, scan
+            │                                                      │  history   sql, changes
+            │                                                      │  upkeep    jobs, health, keys
+            └───────────────► access ◄─────────────────────────────┘
+                                │   who asks, and may they?  The only way to the store
+                  ┌─────────────┴──────────────┐
+            FeatureStore                  sql_pool ── sql_process: DuckDB locked onto pinned
+            (threads; the writer thread                files, killed by the clock
+             commits in groups)
+
+==============  =============================================================================
+``access``      API keys, roles, and the door: no route can reach the store but through
+                ``Door.enter(caller, verb, groups)``, which refuses what no role allows.  A
+                second surface (boto3's) stands on the same door
+``audit``       one row for each change, written by the transaction of the change itself, each
+                holding the hash of the one before
+``bodies``      what comes in: strict JSON, Arrow and Parquet measured before they are decoded
+``answers``     what goes out: JSON for people, Arrow streams for volume, by ``Accept``
+``problems``    the errors of the library as RFC 9457 problem details; the table of status codes
+``jobs``        long work, answered with 202 and a place to ask for its progress
+==============  =============================================================================
+
+**Measured** (two cores shared with the client, one worker, 20 features, CPU µs per request at 32
+connections; ratios count): bare ASGI with the same LMDB get takes 57 on uvicorn 0.54 and 47 on
+granian 2.8, which answers 25,000 requests a second to uvicorn's 12,000, since its HTTP runs
+beside Python.  granian also drops a client that never ends its headers; uvicorn keeps it for
+ever.  So: granian.  It is run embedded, one in each worker process, because then the process's
+signals are ours, and a stop can say "not ready" before it closes anything.  orjson and msgspec
+write a record in 1.1 µs both, 100 records of 50 floats in 139 and 184 µs: orjson.
+
+Three rules, whatever framework answers the socket:
 
 - the mapping from :mod:`featurestore.errors` to status codes is a table in this package, and the
   errors themselves know nothing of HTTP;
-- no route holds a read transaction across an await or a response being sent.
+- no route holds a read transaction across an await or a response being sent;
+- no route opens a path or a URL that a client has named.
 
-It is installed by ``pip install 'featurestore[server]'``.  It has no routes yet.
+It is installed by ``pip install 'featurestore[server]'``.
 """
 
 from __future__ import annotations

@@ -86,6 +86,8 @@ def run_query(
     params: Params | None,
     snapshot_provider: SnapshotProvider,
     tables: Mapping[str, Any] | None = None,
+    *,
+    confined_to_bytes: int | None = None,
 ) -> pa.Table:
     """Run one SELECT over feature groups as they stand at one moment.
 
@@ -100,6 +102,9 @@ def run_query(
     tables : mapping of str to table, optional
         Tables to read beside the groups: Arrow, pandas, Polars, or whatever exports an Arrow
         stream.  A table hides a group of its name, unless that is written ``main.<name>``.
+    confined_to_bytes : int, optional
+        For queries of strangers: lock the database onto the files of the snapshot and onto so
+        much memory first.
 
     Returns
     -------
@@ -117,7 +122,7 @@ def run_query(
         A history file is missing or damaged.
     """
     values = _checked_params(params)
-    with session() as duck:
+    with session(kept=confined_to_bytes is None) as duck:
         named = tables_named(duck.parse(query))
         named -= _lend_tables(duck, {} if tables is None else tables, named)
         groups = {table.lower(): table for _, table in named}  # one spelling for each
@@ -126,6 +131,13 @@ def run_query(
             for name, source in sources.items():
                 schemas = {s or "main" for s, table in named if table.lower() == name.lower()}
                 _create_views(duck, source, schemas)
+            if confined_to_bytes is not None:
+                paths = [
+                    str(source.snapshot.root / entry.path)
+                    for source in sources.values()
+                    for entry in source.snapshot.files
+                ]
+                duck.confine(paths, confined_to_bytes)
             return duck.run(query, values)
 
 

@@ -34,7 +34,7 @@ import pyarrow as pa
 from featurestore.errors import CorruptStore, FeatureStoreError, InvalidInput, InvalidQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 THREADS = 2
 IDLE_CONNECTIONS_MAX = 4
@@ -63,9 +63,9 @@ def quoted_text(value: str) -> str:
 
 
 @contextlib.contextmanager
-def session() -> Iterator[Session]:
-    """Lend a DuckDB database for one call."""
-    with _pool.borrow() as connection, contextlib.ExitStack() as undo:
+def session(*, kept: bool = True) -> Iterator[Session]:
+    """Lend a DuckDB database for one call; one that is not kept is closed after it."""
+    with _pool.borrow(kept=kept) as connection, contextlib.ExitStack() as undo:
         yield Session(connection, undo)
 
 
@@ -125,6 +125,20 @@ class Session:
             raise _unreadable(error) from error
         self._undo.callback(self._connection.execute, f"DROP VIEW {name}")
 
+    def confine(self, paths: Iterable[str], memory_bytes: int) -> None:
+        """Let this database, one that is not kept, read these files and nothing else.
+
+        The parse tree has shown by now that the query only reads groups.  This is the second
+        wall: no other file, no network, no extension, no setting, whatever the query turns out
+        to do.
+        """
+        listed = ", ".join(quoted_text(path) for path in paths)
+        self._connection.execute(f"SET memory_limit = '{memory_bytes}B'")
+        self._connection.execute("SET temp_directory = ''")  # nothing is spilled
+        self._connection.execute(f"SET allowed_paths = [{listed}]")
+        self._connection.execute("SET enable_external_access = false")
+        self._connection.execute("SET lock_configuration = true")
+
     def run(self, query: str, params: list[Any] | dict[str, Any] | None) -> pa.Table:
         """Run a query and return all of its answer.
 
@@ -167,7 +181,7 @@ class _ConnectionPool:
         self._numbers = itertools.count(1)
 
     @contextlib.contextmanager
-    def borrow(self) -> Iterator[Any]:
+    def borrow(self, *, kept: bool) -> Iterator[Any]:
         """Lend a connection; it comes back unless something failed that no user can cause."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
@@ -176,12 +190,12 @@ class _ConnectionPool:
         try:
             yield connection
         except InvalidInput:
-            self._give_back(connection)
+            self._give_back(connection, kept=kept)
             raise
         except BaseException:
             connection.close()
             raise
-        self._give_back(connection)
+        self._give_back(connection, kept=kept)
 
     def abandon(self) -> None:
         """In a forked child: never touch, nor destroy, what the parent's threads run on."""
@@ -189,9 +203,9 @@ class _ConnectionPool:
         self._abandoned += self._idle
         self._idle = []
 
-    def _give_back(self, connection: Any) -> None:
+    def _give_back(self, connection: Any, *, kept: bool) -> None:
         with self._lock:
-            if len(self._idle) < IDLE_CONNECTIONS_MAX:
+            if kept and len(self._idle) < IDLE_CONNECTIONS_MAX:
                 self._idle.append(connection)
                 return
         connection.close()

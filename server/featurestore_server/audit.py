@@ -1,0 +1,141 @@
+"""The log of changes: who changed what, in the transaction of the change itself.
+
+::
+
+    audit   u64 number  ->  32-byte hash | JSON: at, who, verb, groups, first_seq, last_seq …
+
+    hash of row n = SHA-256(hash of row n - 1 | JSON of row n)
+
+A row is written by the commit that it tells of (:func:`featurestore.engine.writer.witnessed`), so
+there is no change without a row and no row without a change; a call that changed nothing, a
+replay or a put of what is there already, has none.  Values and secrets are never in it.  Rows
+are only appended; each hash covers all rows before it, so :func:`verify` sees any row changed or
+removed but the last ones, and a head that was noted elsewhere shows that too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from featurestore.event_time import format_us
+from featurestore.storage import catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from featurestore.engine.database import Database
+    from featurestore.engine.writer import Commit
+
+_NUMBER = struct.Struct(">Q")
+_HASH_BYTES = 32
+GENESIS = bytes(_HASH_BYTES)
+
+
+class Row(NamedTuple):
+    """One row of the log."""
+
+    number: int
+    hash: bytes
+    text: bytes
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What happened."""
+        return dict(json.loads(self.text))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON values."""
+        return {"number": self.number, **self.facts, "hash": self.hash.hex()}
+
+
+def append(commit: Commit, facts: dict[str, Any]) -> None:
+    """Add a row in a transaction."""
+    number, last = 0, GENESIS
+    with commit.txn.cursor(db=commit.env.audit) as cursor:
+        if cursor.last():
+            number = _NUMBER.unpack(cursor.key())[0] + 1
+            last = bytes(cursor.value())[:_HASH_BYTES]
+    facts = {"at": format_us(commit.write_time_us), **facts}
+    text = json.dumps(facts, separators=(",", ":")).encode()
+    row = _chained(last, text) + text
+    commit.txn.put(_NUMBER.pack(number), row, append=True, db=commit.env.audit)
+
+
+def _chained(last: bytes, text: bytes) -> bytes:
+    return hashlib.sha256(last + text).digest()
+
+
+class Witness:
+    """Adds a row behind the work of each transaction of one call, if that changed anything.
+
+    Parameters
+    ----------
+    facts : dict
+        Who does what: ``who``, ``key_id``, ``verb``, ``groups``, ``request_id``.
+    always : bool
+        Also for work that moves neither seq nor catalog, such as a new API key.
+    """
+
+    def __init__(self, facts: dict[str, Any], *, always: bool = False) -> None:
+        self._facts = facts
+        self._always = always
+
+    @contextlib.contextmanager
+    def __call__(self, commit: Commit) -> Iterator[None]:
+        """Stand around the work of one transaction."""
+        seq, version = commit.last_seq, catalog.version(commit.env, commit.txn)
+        yield
+        moved = commit.last_seq > seq
+        if moved or self._always or catalog.version(commit.env, commit.txn) != version:
+            seqs = {"first_seq": seq + 1, "last_seq": commit.last_seq} if moved else {}
+            append(commit, {**self._facts, **seqs})
+
+
+def rows(database: Database, after: int = -1, limit: int = 1000) -> list[Row]:
+    """Return rows behind a number, in order."""
+    with database.read() as txn:
+        return list(_rows(database, txn, after, limit))
+
+
+def _rows(database: Database, txn: Any, after: int, limit: int) -> Iterator[Row]:
+    with txn.cursor(db=database.env.audit) as cursor:
+        if not cursor.set_range(_NUMBER.pack(after + 1)):
+            return
+        for count, (key, value) in enumerate(cursor):
+            if count == limit:
+                return
+            data = bytes(value)
+            yield Row(_NUMBER.unpack(key)[0], data[:_HASH_BYTES], data[_HASH_BYTES:])
+
+
+def broken_at(found: Sequence[Row], before: bytes = GENESIS) -> int | None:
+    """Return the number of the first of some rows whose hash is not that of what it holds.
+
+    Examples
+    --------
+    >>> first = Row(0, _chained(GENESIS, b"{}"), b"{}")
+    >>> broken_at([first]), broken_at([first._replace(text=b'{"who":"me"}')])
+    (None, 0)
+    """
+    for row in found:
+        if row.hash != _chained(before, row.text):
+            return row.number
+        before = row.hash
+    return None
+
+
+def verify(database: Database) -> int | None:
+    """Check the whole chain; returns the number of the first broken row, None if it is whole."""
+    number, last = -1, GENESIS
+    while page := rows(database, number):
+        if page[0].number != number + 1:
+            return number + 1
+        broken = broken_at(page, last)
+        if broken is not None:
+            return broken
+        number, last = page[-1].number, page[-1].hash
+    return None

@@ -1,0 +1,130 @@
+"""The parts of a worker that its routes share, and how a route gets at them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import anyio.from_thread
+from fastapi import Depends, Header, Request
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ValidationError
+
+from featurestore import wire
+from featurestore.errors import InvalidInput
+from featurestore_server.access import Caller, Door
+from featurestore_server.bodies import BodyFile, Limits, too_large
+from featurestore_server.guard import Guard, Lane, body_chunks
+from featurestore_server.lookup import asking
+
+if TYPE_CHECKING:
+    from featurestore_server.jobs import Jobs
+    from featurestore_server.metrics import Metrics
+    from featurestore_server.sql_pool import SqlPool
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a worker is made of.
+
+    Attributes
+    ----------
+    writes, work : Lane
+        Threads for single writes, and for long work.
+    """
+
+    door: Door
+    guard: Guard
+    limits: Limits
+    metrics: Metrics
+    writes: Lane
+    work: Lane
+    jobs: Jobs
+    sql: SqlPool
+
+
+def parts_of(request: Request) -> Parts:
+    """Return the parts of the worker that answers a request."""
+    found: Parts = request.app.state.parts
+    return found
+
+
+_BEARER = HTTPBearer(auto_error=False, description="An API key: fs_<id>_<secret>.")
+
+
+async def caller_of(request: Request, _documented: Annotated[Any, Depends(_BEARER)]) -> Caller:
+    """Return who asks."""
+    return parts_of(request).door.caller(asking(request.scope["headers"]).credentials)
+
+
+Here = Annotated[Parts, Depends(parts_of)]
+Who = Annotated[Caller, Depends(caller_of)]
+RequestId = Annotated[
+    str | None,
+    Header(
+        alias="idempotency-key",
+        min_length=1,
+        max_length=256,
+        description="Makes the write count once: repeated within 24 hours it gives the first "
+        "result again.",
+    ),
+]
+Accept = Annotated[str | None, Header(include_in_schema=False)]
+Prefer = Annotated[
+    str | None,
+    Header(description="`respond-async`: answer 202 with a job at once, and work after that."),
+]
+
+
+# ── bodies ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def json_body(request: Request, limits: Limits) -> Any:
+    """Read a JSON body strictly."""
+    held, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limits.json_bytes:
+            raise too_large("The body", limits.json_bytes)
+        held.append(chunk)
+    return wire.loads(b"".join(held))
+
+
+async def model_body(request: Request, limits: Limits, model: type[M]) -> M:
+    """Read a JSON body of a known form."""
+    found = await json_body(request, limits)
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise InvalidInput(sentence_of(error.errors())) from None
+
+
+def sentence_of(faults: Any) -> str:
+    """Return pydantic's faults as one sentence."""
+    told = [
+        f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults[:5]
+    ]
+    return f"The request is not of the form it needs: {'; '.join(told)}."
+
+
+def body_file(request: Request, limit: int) -> BodyFile:
+    """Return a body as a file, for a thread of a lane to read as it comes."""
+    next_chunk = body_chunks(request.receive)
+    return BodyFile(lambda: anyio.from_thread.run(next_chunk), limit)
+
+
+def takes(*bodies: tuple[str, Any, Any]) -> dict[str, Any]:
+    """Document bodies that a route reads by itself: (media type, model or schema, example)."""
+    content = {}
+    for kind, shape, example in bodies:
+        is_model = isinstance(shape, type) and issubclass(shape, BaseModel)
+        schema = shape.model_json_schema() if is_model else shape
+        content[kind] = {"schema": schema} | ({} if example is None else {"example": example})
+    return {"requestBody": {"required": True, "content": content}}
+
+
+BINARY = {"type": "string", "format": "binary"}
+Work = Callable[..., Any]

@@ -1,0 +1,214 @@
+"""Routes of upkeep: flush, compact, verify, sizes, jobs, API keys, the log, health and metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import FileResponse, Response
+
+from featurestore import wire
+from featurestore.errors import InvalidInput
+from featurestore_server import audit, metrics
+from featurestore_server.access import EVERYTHING
+from featurestore_server.answers import JsonAnswer
+from featurestore_server.bulk import job_answer, wants_job
+from featurestore_server.parts import Here, Prefer, Who, model_body, takes
+from featurestore_server.records import Body
+
+router = APIRouter()
+
+OneGroup = Annotated[str | None, Query(description="Only this group.")]
+
+
+# ── the store ────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post("/v1/flush", tags=["upkeep"], summary="Move the journal into files")
+async def flush(here: Here, who: Who, group: OneGroup = None, prefer: Prefer = None) -> Response:
+    return await _upkeep(here, who, "flush", group, prefer)
+
+
+@router.post("/v1/compact", tags=["upkeep"], summary="Merge files into disjoint cells")
+async def compact(here: Here, who: Who, group: OneGroup = None, prefer: Prefer = None) -> Response:
+    return await _upkeep(here, who, "compact", group, prefer)
+
+
+async def _upkeep(
+    here: Any, who: Any, verb: str, group: str | None, prefer: str | None
+) -> Response:
+    store = here.door.reading(who, verb, [EVERYTHING if group is None else group])
+
+    def work(progress: Any = None) -> dict[str, Any]:
+        if verb == "flush":
+            return {"rows": store.flush(group)}
+        return {"rows": store.compact(group, progress=progress)}
+
+    if wants_job(prefer):
+        return job_answer(await here.jobs.start(verb, who, work))
+    return JsonAnswer(await here.work.run(work))
+
+
+@router.post("/v1/verify", tags=["upkeep"], summary="Check the whole store against itself")
+async def verify(here: Here, who: Who, prefer: Prefer = None) -> Response:
+    store = here.door.reading(who, "verify", [EVERYTHING])
+
+    def work(_: Any = None) -> dict[str, Any]:
+        broken = audit.verify(here.door.database)
+        faults = [
+            {"place": fault.place, "what": fault.what, "sentence": fault.sentence}
+            for fault in store.verify()
+        ]
+        if broken is not None:
+            sentence = f"audit: row {broken} of the log of changes is not what was written."
+            faults.append({"place": "audit", "what": "chain", "sentence": sentence})
+        return {"faults": faults}
+
+    if wants_job(prefer):
+        return job_answer(await here.jobs.start("verify", who, work))
+    return JsonAnswer(await here.work.run(work))
+
+
+@router.get("/v1/stat", tags=["upkeep"], summary="Sizes and counts")
+async def stat(here: Here, who: Who) -> Response:
+    store = here.door.reading(who, "stat", [EVERYTHING])
+    facts = await here.work.run(store.stat)
+    return JsonAnswer(wire.plain({name: fact for name, fact in facts.items() if name != "path"}))
+
+
+# ── jobs ─────────────────────────────────────────────────────────────────────────────────────
+
+JobId = Annotated[str, Path(alias="job", max_length=64)]
+
+
+@router.get("/v1/jobs/{job}", tags=["jobs"], summary="How far a job is, and what came of it")
+async def job(job_id: JobId, here: Here, who: Who) -> Response:
+    return JsonAnswer(here.jobs.find(job_id, who))
+
+
+@router.get(
+    "/v1/jobs/{job}/table",
+    tags=["jobs"],
+    summary="The table a job has made, as an Arrow stream",
+    response_class=Response,
+)
+async def job_table(job_id: JobId, here: Here, who: Who) -> Response:
+    state = here.jobs.find(job_id, who)
+    if not (state["state"] == "done" and (state["result"] or {}).get("table")):
+        raise InvalidInput(f"The job is {state['state']} and has no table.")
+    return FileResponse(here.jobs.table(job_id), media_type=wire.ARROW)
+
+
+# ── API keys and the log ─────────────────────────────────────────────────────────────────────
+
+
+class NewKey(Body):
+    """A name, roles such as ``"reader:weather*"``, and how long the key lasts."""
+
+    name: str
+    roles: list[str]
+    expires_in: str | None = None
+
+
+class NewSecret(Body):
+    """How long the new secret lasts, and the old one still works."""
+
+    expires_in: str | None = None
+    grace: str = "1d"
+
+
+KeyId = Annotated[str, Path(alias="key", max_length=64)]
+_NEW_KEY = {"name": "trainer", "roles": ["reader:*", "sql:*"], "expires_in": "90d"}
+
+
+@router.post(
+    "/v1/keys",
+    status_code=201,
+    tags=["access"],
+    summary="Make an API key; it is shown this once",
+    openapi_extra=takes(("application/json", NewKey, _NEW_KEY)),
+)
+async def create_key(request: Request, here: Here, who: Who) -> Response:
+    who.require("keys", [EVERYTHING])
+    asked = await model_body(request, here.limits, NewKey)
+
+    def work() -> dict[str, Any]:
+        secret, facts = here.door.keys.create(
+            asked.name, asked.roles, expires_in=asked.expires_in, by=who
+        )
+        return {**facts, "api_key": secret}
+
+    return JsonAnswer(await here.writes.run(work), status_code=201)
+
+
+@router.get("/v1/keys", tags=["access"], summary="List API keys")
+async def list_keys(here: Here, who: Who) -> Response:
+    who.require("keys", [EVERYTHING])
+    return JsonAnswer(here.door.keys.list())
+
+
+@router.post(
+    "/v1/keys/{key}/rotate",
+    tags=["access"],
+    summary="Give a key a new secret",
+    openapi_extra=takes(("application/json", NewSecret, {"grace": "1h"})),
+)
+async def rotate_key(request: Request, key_id: KeyId, here: Here, who: Who) -> Response:
+    who.require("keys", [EVERYTHING])
+    asked = await model_body(request, here.limits, NewSecret)
+
+    def work() -> dict[str, Any]:
+        secret, facts = here.door.keys.rotate(
+            key_id, expires_in=asked.expires_in, grace=asked.grace, by=who
+        )
+        return {**facts, "api_key": secret}
+
+    return JsonAnswer(await here.writes.run(work))
+
+
+@router.delete("/v1/keys/{key}", status_code=204, tags=["access"], summary="Revoke a key")
+async def revoke_key(key_id: KeyId, here: Here, who: Who) -> Response:
+    who.require("keys", [EVERYTHING])
+    await here.writes.run(lambda: here.door.keys.revoke(key_id, by=who))
+    return Response(status_code=204)
+
+
+@router.get("/v1/audit", tags=["access"], summary="The log of changes, a page")
+async def log(
+    here: Here,
+    who: Who,
+    after: Annotated[int, Query(ge=-1, le=2**62, description="Behind this row.")] = -1,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> Response:
+    who.require("audit", [EVERYTHING])
+    rows = await here.work.run(audit.rows, here.door.database, after, limit)
+    return JsonAnswer([row.to_json() for row in rows])
+
+
+# ── for those who watch ──────────────────────────────────────────────────────────────────────
+
+
+@router.get("/health", tags=["watching"], summary="Whether this process answers at all")
+async def health() -> Response:
+    return JsonAnswer({"status": "ok"})
+
+
+@router.get(
+    "/ready",
+    tags=["watching"],
+    summary="Whether it takes requests",
+    responses={503: {"description": "It is stopping, or its store cannot be read."}},
+)
+async def ready(here: Here) -> Response:
+    if here.guard.draining.is_set():
+        return JsonAnswer({"status": "stopping"}, status_code=503, headers={"retry-after": "1"})
+    here.door.database.catalog()
+    return JsonAnswer({"status": "ready"})
+
+
+@router.get("/metrics", tags=["watching"], summary="Metrics for Prometheus")
+async def prometheus(here: Here, who: Who) -> Response:
+    store = here.door.reading(who, "stat", [EVERYTHING])
+    here.metrics.hand_over()
+    text = await here.work.run(lambda: metrics.exposition(store.stat()))
+    return Response(text, media_type="text/plain; version=0.0.4")

@@ -1,0 +1,167 @@
+"""A server under mixed load for a long time: what it holds must not grow.
+
+``python -m tests.server.soak [--minutes 30]``.  Four clients put, look up, join and query, one
+follows the changes, one leaves in the middle of its requests, and at first workers are killed.
+After a warm-up of a fifth of the time the slopes of resident memory, of open files and of LMDB's
+reader slots are measured; the bound is 1 MiB of memory an hour for each process, and none of the
+others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+import featurestore as fs
+from tests.server.serving import Served
+
+START = datetime(2013, 1, 1, tzinfo=UTC)
+KEYS = 2_000
+MEMORY_SLOPE_MAX = 1 << 20  # bytes an hour
+SAMPLE_SECONDS = 2.0
+
+
+def put(store: fs.RemoteStore, moment: list[int]) -> None:
+    moment[0] += 1
+    at = START + timedelta(milliseconds=moment[0])
+    store.put_record("g", {"k": random.randrange(KEYS), "at": at, "x": 1.0})
+
+
+def look_up(store: fs.RemoteStore, _: list[int]) -> None:
+    for _ in range(20):
+        store.get_record("g", random.randrange(KEYS))
+    store.batch_get_record({"g": list(range(100))})
+
+
+def ingest(store: fs.RemoteStore, moment: list[int]) -> None:
+    moment[0] += 1
+    at = START + timedelta(milliseconds=moment[0])
+    store.ingest("g", [{"k": k, "at": at, "x": 2.0} for k in range(500)])
+    if random.random() < 0.2:
+        store.flush()
+    if random.random() < 0.05:
+        store.compact()
+
+
+def ask(store: fs.RemoteStore, _: list[int]) -> None:
+    store.sql("SELECT k % 10, avg(x) FROM g GROUP BY 1")
+    labels = pa.table({"k": list(range(500)), "event_time": [START + timedelta(days=1)] * 500})
+    store.point_in_time(labels, "g:x")
+
+
+def follow(store: fs.RemoteStore, _: list[int]) -> None:
+    for number, _ in enumerate(store.changes(store.snapshot(), follow=True)):
+        if number == 1000:
+            return
+
+
+def leave(store: fs.RemoteStore, _: list[int]) -> None:
+    port = int(store.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"POST /v1/groups/g/ingest HTTP/1.1\r\nHost: localhost\r\n")
+        client.sendall(b"Content-Type: application/x-ndjson\r\nContent-Length: 99999\r\n\r\n{")
+        time.sleep(random.random())
+
+
+def keep_on(act: Callable[[fs.RemoteStore, list[int]], None], url: str, stop: threading.Event,
+            done: dict[str, int]) -> None:  # fmt: skip
+    moment = [0]
+    while not stop.is_set():
+        try:
+            with fs.connect(url) as store:
+                while not stop.is_set():
+                    act(store, moment)
+                    done[act.__name__] = done.get(act.__name__, 0) + 1
+        except fs.Unavailable:
+            time.sleep(0.2)  # a worker was killed
+
+
+def held(pid: int) -> tuple[int, int]:
+    """Return resident bytes and open files of a process."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    resident = int(status.split("RssAnon:")[1].split()[0]) * 1024
+    return resident, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--no-kills", action="store_true")
+    asked = parser.parse_args()
+    seconds = asked.minutes * 60
+    with tempfile.TemporaryDirectory() as folder:
+        with fs.open(Path(folder) / "store") as store:
+            store.create_feature_group(
+                "g", record_identifier="k", event_time="at",
+                features={"k": "int64", "at": "timestamp", "x": "float64"},
+            )  # fmt: skip
+        with Served(Path(folder) / "store", "--workers", "2") as served:
+            failed = soak(served, seconds, kills=not asked.no_kills)
+        with fs.open(Path(folder) / "store") as store:
+            faults = store.verify()
+    print("\n".join([*failed, *map(str, faults)]) or "flat")
+    return 1 if failed or faults else 0
+
+
+def soak(served: Served, seconds: float, *, kills: bool) -> list[str]:
+    """Load a server; returns what has grown."""
+    stop, done = threading.Event(), dict[str, int]()
+    threads = [
+        threading.Thread(target=keep_on, args=(act, served.url, stop, done), daemon=True)
+        for act in (put, look_up, ingest, ask, follow, leave)
+    ]
+    for thread in threads:
+        thread.start()
+    began, killed = time.monotonic(), time.monotonic()
+    samples: dict[int, list[tuple[float, int, int]]] = {}
+    readers: list[int] = []
+    while (now := time.monotonic()) - began < seconds:
+        time.sleep(SAMPLE_SECONDS)
+        workers = served.workers()
+        if kills and now - killed > 60 and now - began < seconds * 0.2:
+            killed = now
+            os.kill(random.choice(workers), signal.SIGKILL)
+            continue
+        if now - began > seconds * 0.2:
+            for pid in workers:
+                samples.setdefault(pid, []).append((now - began, *held(pid)))
+            with fs.connect(served.url) as store:
+                readers.append(store.stat()["readers"])
+    stop.set()
+    for thread in threads:
+        thread.join(10)  # who follows the changes waits for one, and may wait for ever
+    print(done)
+    return grown(samples, readers)
+
+
+def grown(samples: dict[int, list[tuple[float, int, int]]], readers: list[int]) -> list[str]:
+    failed = []
+    for pid, rows in samples.items():
+        when, resident, files = np.array(rows, dtype=float).T
+        slope = float(np.polyfit(when / 3600, resident, 1)[0])
+        print(f"worker {pid}: {slope / (1 << 20):+.1f} MiB an hour, {files[0]:.0f} to "
+              f"{files[-1]:.0f} open files, {resident[-1] / (1 << 20):.0f} MiB")  # fmt: skip
+        if slope > MEMORY_SLOPE_MAX:
+            failed.append(f"worker {pid} grows by {slope / (1 << 20):.1f} MiB an hour")
+        if np.median(files[-10:]) > 2 * np.median(files[:10]) + 20:
+            failed.append(f"worker {pid} keeps files open: {files[0]:.0f} to {files[-1]:.0f}")
+    if readers and max(readers[-10:]) > 2 * max(readers[:10]) + 10:
+        failed.append(f"reader slots grow: {readers[0]} to {readers[-1]}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""SQL of strangers: what was seen to get through DuckDB's own walls, and does not get through ours.
+
+A canary file lies outside, a listener waits on loopback, and the store's folder is compared before
+and after; whatever the query's answer is, none of them may tell of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import featurestore as fs
+from featurestore_server import sql_process
+from tests.server.serving import LIMITS, serving
+
+CANARY = "the canary sings of the year 2099"
+NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
+
+
+class World:
+    """A served store, a canary, a listener."""
+
+    def __init__(self, folder: Path, remote: Any, store: fs.FeatureStore, port: int) -> None:
+        self.remote, self.store, self.port = remote, store, port
+        self.canary = folder / "canary.csv"
+        self.calls: list[object] = []
+        self.files = sorted((store.path / "data").rglob("*.parquet"))
+
+    def texts(self, template: str) -> str:
+        names = {"CANARY": self.canary, "FILE": self.files[0], "DATA": self.files[0].parent}
+        names |= {"PORT": self.port, "LINK": self.canary.with_name("link.csv")}
+        for name, value in names.items():
+            template = template.replace(name, str(value))
+        return template
+
+    def state(self) -> dict[Path, bytes]:
+        return {
+            path: path.read_bytes()
+            for path in sorted(self.store.path.joinpath("data").rglob("*"))
+            if path.is_file()
+        }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("sandbox")
+    (folder / "canary.csv").write_text(f"line\n{CANARY}\n")
+    (folder / "link.csv").symlink_to(folder / "canary.csv")
+    listener = socket.create_server(("127.0.0.1", 0))
+    with fs.open(folder / "store") as store:
+        store.create_feature_group(
+            "weather",
+            record_identifier="origin",
+            event_time="hour",
+            features={"origin": "string", "hour": "timestamp", "temp": "float64"},
+        )
+        store.ingest("weather", [{"origin": f"K{i}", "hour": NOON, "temp": i} for i in range(100)])
+        store.flush()
+        store.put_record("weather", {"origin": "JFK", "hour": NOON, "temp": 1.0})
+        with serving(store) as url, fs.connect(url) as remote:
+            made = World(folder, remote, store, listener.getsockname()[1])
+
+            def listen() -> None:
+                while True:
+                    try:
+                        made.calls.append(listener.accept())
+                    except OSError:
+                        return
+
+            threading.Thread(target=listen, daemon=True).start()
+            yield made
+    listener.close()
+
+
+REFUSED = [
+    # ── writing, in disguise ──
+    "COPY weather TO 'DATA/out.parquet'",
+    "COPY (SELECT 1) TO 'FILE'",
+    "WITH x AS (COPY (SELECT 1) TO 'DATA/out.csv') SELECT 1",
+    "WITH x AS (COPY (SELECT 1) TO 'DATA/out.csv' RETURNING *) SELECT * FROM x",
+    "WITH x AS (INSERT INTO weather VALUES ('a', now(), 1) RETURNING *) SELECT * FROM x",
+    "WITH x AS (DELETE FROM weather RETURNING *) SELECT * FROM x",
+    "WITH x AS (UPDATE weather SET temp = 1 RETURNING *) SELECT * FROM x",
+    "SELECT * FROM (WITH x AS (COPY (SELECT 1) TO 'DATA/o.csv') SELECT 1)",
+    "EXPLAIN ANALYZE COPY (SELECT 1) TO 'DATA/out.csv'",
+    "EXPLAIN SELECT 1",
+    "EXPORT DATABASE 'DATA/out'",
+    "IMPORT DATABASE 'DATA'",
+    "CREATE TABLE t AS SELECT 1",
+    "CREATE VIEW weather2 AS SELECT 1",
+    "CREATE MACRO m() AS TABLE SELECT 1",
+    "DROP VIEW weather",
+    "PREPARE p AS SELECT 1",
+    "EXECUTE p",
+    "CALL pragma_version()",
+    "SELECT 1; COPY (SELECT 1) TO 'DATA/out.csv'",
+    "SELECT 1; SELECT 2",
+    # ── reading files ──
+    "SELECT * FROM 'CANARY'",
+    'SELECT * FROM "CANARY"',
+    "SELECT * FROM read_csv('CANARY')",
+    "SELECT * FROM read_csv_auto('CANARY')",
+    "SELECT * FROM sniff_csv('CANARY')",
+    "SELECT * FROM read_text('CANARY')",
+    "SELECT * FROM read_text('LINK')",
+    "SELECT * FROM read_blob('CANARY')",
+    "SELECT * FROM read_json('CANARY')",
+    "SELECT * FROM read_parquet('FILE')",
+    "SELECT * FROM parquet_metadata('FILE')",
+    "SELECT * FROM parquet_scan(['FILE', 'CANARY'])",
+    "SELECT * FROM glob('DATA/*')",
+    "SELECT * FROM glob('/etc/*')",
+    "SELECT (SELECT content FROM read_text('CANARY'))",
+    "SELECT * FROM weather WHERE temp IN (SELECT 1 FROM read_csv('CANARY'))",
+    "SELECT * FROM query('SELECT * FROM read_text(''CANARY'')')",
+    "SELECT * FROM query_table('CANARY')",
+    "FROM weather, LATERAL (FROM read_text('CANARY'))",
+    "WITH RECURSIVE r AS (SELECT 1 UNION ALL SELECT 1 FROM read_text('CANARY')) FROM r",
+    "PIVOT read_csv('CANARY') ON line USING count(*)",
+    "DESCRIBE SELECT * FROM read_csv('CANARY')",
+    "SUMMARIZE 'CANARY'",
+    # ── the network, extensions, other databases ──
+    "SELECT * FROM read_csv('http://127.0.0.1:PORT/x.csv')",
+    "SELECT * FROM 'http://127.0.0.1:PORT/x.parquet'",
+    "SELECT * FROM 's3://bucket/x.parquet'",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "LOAD 'CANARY'",
+    "ATTACH 'DATA/x.db'",
+    "ATTACH 'http://127.0.0.1:PORT/x.db'",
+    "DETACH memory",
+    "USE memory.main",
+    "CREATE SECRET s (TYPE s3, KEY_ID 'a', SECRET 'b')",
+    # ── settings, and what tells of the machine ──
+    "SET enable_external_access = true",
+    "RESET allowed_paths",
+    "PRAGMA database_list",
+    "SET VARIABLE x = 1",
+    "SELECT * FROM duckdb_settings()",
+    "SELECT * FROM duckdb_views()",
+    "SELECT * FROM duckdb_secrets()",
+    "SELECT * FROM duckdb_logs()",
+    "SELECT * FROM pragma_database_list()",
+    "SELECT * FROM information_schema.tables",
+    "SELECT * FROM pg_catalog.pg_tables",
+    "SELECT * FROM sqlite_master",
+    "SHOW TABLES",
+    "SELECT current_setting('allowed_paths')",
+    "SELECT current_setting('temp_directory')",
+    "SELECT getenv('HOME')",
+    "SELECT list_transform([1], lambda x: current_setting('allowed_paths'))",
+    # ── groups that are none ──
+    "SELECT * FROM memory.main.weather",
+    "SELECT * FROM __1_tail",
+    "SELECT * FROM temp.weather",
+    # ── Python's own variables ──
+    "SELECT * FROM CANARY_TABLE",
+    "SELECT * FROM table",
+    "SELECT * FROM snapshots",
+]
+
+
+@pytest.mark.parametrize("template", REFUSED)
+def test_what_does_more_than_read_groups_is_refused(template: str, world: World) -> None:
+    before = world.state()
+    with pytest.raises((fs.InvalidQuery, fs.UnknownFeatureGroup)) as refused:
+        world.remote.sql(world.texts(template))
+    said = str(refused.value)
+    assert CANARY not in said
+    assert str(world.store.path) not in said.replace(str(world.files[0]), "")
+    assert world.state() == before
+    assert world.calls == []
+
+
+def test_what_only_reads_is_answered(world: World) -> None:
+    for query, rows in (
+        ("SELECT * FROM weather", 101),
+        ("FROM latest.weather WHERE temp > 50", 49),
+        ("WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 5) FROM r", 5),
+        ("FROM range(7)", 7),
+        ("SELECT unnest([1, 2, 3])", 3),
+        ("SELECT 1 UNION ALL SELECT 2", 2),
+        ("PIVOT weather ON origin IN ('JFK', 'K1') USING sum(temp)", 1),
+        ("DESCRIBE weather", 3),
+    ):
+        assert world.remote.sql(query).num_rows == rows, query
+
+
+def quickly(world: World, query: str, seconds: float) -> str:
+    began = time.monotonic()
+    with pytest.raises((fs.InvalidQuery, fs.TooLarge)) as refused:
+        world.remote.sql(query)
+    assert time.monotonic() - began < seconds
+    return str(refused.value)
+
+
+#: What DuckDB's own limits of time and memory were seen not to stop.
+ENDLESS = [
+    "SELECT list_sum(range(1000000000))",
+    "SELECT count(*) FROM range(1000000000) a, range(1000000000) b",
+    "SELECT repeat('a', 2000000000)",
+    "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT max(n) FROM r",
+    "SELECT list_sum(list_transform(range(100000000), lambda x: x * x))",
+    "SELECT count(DISTINCT i) FROM range(10000000000) t(i)",
+]
+
+
+@pytest.mark.parametrize("query", ENDLESS)
+def test_a_query_without_end_is_dead_soon_after_its_time(query: str, world: World) -> None:
+    # The clock is the process's, and the machine may be busy: so much more than limit + 2 s.
+    said = quickly(world, query, LIMITS.sql_seconds + 20)
+    assert "ran longer" in said or "memory" in said.lower()
+    assert world.remote.sql("SELECT 1 AS one")["one"].to_pylist() == [1]
+
+
+def test_an_answer_has_limits(world: World) -> None:
+    small = LIMITS._replace(sql_rows=50)
+    with serving(world.store, small) as url, fs.connect(url) as remote:
+        assert remote.sql("FROM range(50)").num_rows == 50
+        with pytest.raises(fs.TooLarge, match="51 rows"):
+            remote.sql("FROM range(51)")
+
+
+def test_a_client_that_leaves_takes_its_query_with_it(world: World) -> None:
+    query = b'{"query": "SELECT count(*) FROM range(1000000000) a, range(1000000000) b"}'
+    port = int(world.remote.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        head = b"POST /v1/sql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(query) + query)
+        time.sleep(0.5)
+    # One process is all there is: it is free again well before the time of the query is up.
+    assert world.remote.sql("SELECT 1 AS one").num_rows == 1
+
+
+WORDS = st.sampled_from(
+    ["SELECT", "*", "FROM", "weather", "(", ")", "WITH", "x", "AS", "COPY", "TO", "'FILE'", ",",
+     "read_text", "'CANARY'", "UNION", "ALL", "JOIN", "1", "ATTACH", ";", "EXPLAIN", "INSERT",
+     "INTO", "VALUES", "LATERAL", "query", "PIVOT", "ON", "USING", "count", "glob", "'DATA/*'"]
+)  # fmt: skip
+
+
+@given(words=st.lists(WORDS, min_size=2, max_size=12))
+def test_no_sentence_of_these_words_gets_out(words: list[str], world: World) -> None:
+    before = world.state()
+    said = ""
+    with contextlib.suppress(fs.InvalidInput):
+        try:
+            said = str(world.remote.sql(world.texts(" ".join(words))).to_pylist())
+        except fs.InvalidInput as error:
+            said = str(error)
+            raise
+    assert CANARY not in said
+    assert world.state() == before
+    assert world.calls == []
+
+
+# ── the walls behind the first ───────────────────────────────────────────────────────────────
+
+
+def child(code: str) -> str:
+    """Run code in a process of its own, behind the walls it puts up itself."""
+    program = f"import socket, tempfile\nfrom featurestore_server import sql_process\n{code}\n"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    return done.stdout + done.stderr
+
+
+def test_the_process_cannot_write_a_file_whatever_is_run(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    said = child(
+        "import duckdb; tempfile.gettempdir(); sql_process.confine(1 << 30)\n"
+        f"duckdb.connect().execute(\"COPY (FROM range(1000)) TO '{out}'\")"
+    )
+    assert "Error" in said
+    assert not out.exists() or out.stat().st_size == 0
+
+
+def test_the_process_cannot_take_more_memory_than_it_was_given() -> None:
+    said = child(
+        "tempfile.gettempdir(); sql_process.confine(256 << 20)\n"
+        "try: held = bytearray(300 << 20)\n"
+        "except MemoryError: print('refused')"
+    )
+    assert said == "refused\n"
+
+
+def test_the_process_has_no_network_where_the_system_can_take_it(world: World) -> None:
+    said = child(
+        "if sql_process.leave_network():\n"
+        f"    try: socket.create_connection(('127.0.0.1', {world.port}), 2); print('called')\n"
+        "    except OSError: print('alone')\n"
+        "else: print('not taken')"
+    )
+    assert said in ("alone\n", "not taken\n")
+    assert world.calls == []
+
+
+def test_duckdb_itself_is_locked_onto_the_snapshot(world: World) -> None:
+    """Behind the parse tree stands a database that can read nothing else."""
+    from featurestore.engine.sql.session import session
+
+    with session(kept=False) as duck:
+        duck.confine([str(world.files[0])], 1 << 28)
+        run = duck._connection.execute
+        for template in (
+            "SELECT * FROM read_text('CANARY')",
+            "SELECT * FROM read_text('LINK')",
+            "COPY (SELECT 1) TO 'DATA/out.csv'",
+            "ATTACH 'DATA/x.db'",
+            "INSTALL httpfs",
+            "SELECT * FROM read_csv('http://127.0.0.1:PORT/x.csv')",
+            "SET enable_external_access = true",
+            "SET memory_limit = '10GB'",
+            "SET allowed_paths = ['CANARY']",
+        ):
+            with pytest.raises(duckdb.Error):
+                run(world.texts(template))
+
+
+def test_a_function_that_tells_of_the_machine_is_found_wherever_it_stands() -> None:
+    tree = {"a": [{"class": "FUNCTION", "function_name": "Current_Setting"}]}
+    with pytest.raises(fs.InvalidQuery, match="current_setting"):
+        sql_process.require_silent(tree)
+
+
+CANARY_TABLE = pa.table({"line": [CANARY]})
