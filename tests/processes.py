@@ -10,7 +10,8 @@ opened for appending: a kill loses no note that was made, and leaves at most one
             put into ``fleeting``, which may be gone at that moment.
 ``read``    one key after the other, both groups at once by SQL, and joins: what it sees never
             goes back, and never shows half of a write
-``tidy``    flush and compact, over and over, beside the upkeep of all processes; delete ``fleeting`` and create it again
+``tidy``    flush and compact, over and over, beside the upkeep of all processes; delete
+            ``fleeting`` and create it again
 ==========  ====================================================================================
 
 Clocks differ: each process's is some seconds off, one way or the other.  Sizes are small, and

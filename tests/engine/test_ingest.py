@@ -43,6 +43,12 @@ START_US = int((NOW - timedelta(days=30)).timestamp() * 1e6)
 FEATURES = {"k": "int64", "t": "timestamp", "x": "float64", "name": "string"}
 
 
+
+@pytest.fixture(autouse=True)
+def a_few_thousand_rows_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "JOURNAL_ROWS_MAX", 4096)
+
+
 def table_of(rows: int, keys: int, seed: int = 0) -> pa.Table:
     """Return rows of some keys in no order, nulls among them, all times of a key distinct."""
     chance = np.random.default_rng(seed)
@@ -274,6 +280,7 @@ def test_max_lock_is_a_duration(store: fs.FeatureStore) -> None:
 
 def killed_at(path: Path, slice_number: int, options: dict[str, Any]) -> None:
     """Ingest in a process of its own, which kills itself after a slice."""
+    ingest.JOURNAL_ROWS_MAX = 4096
     staging.SLICE_KEYS_MAX = 100  # and max_lock long enough for them
     options["max_lock"] = "1h"
     slices = []
