@@ -257,7 +257,17 @@ def _ask(
 
 
 def _wrk(url: str, script: Path, seconds: int) -> str:
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script)]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds}s",
+        "--latency",
+        "--timeout",
+        "60s",
+        "-s",
+        str(script),
+    ]
     done = subprocess.run([*command, url], capture_output=True, text=True, check=True)
     return done.stdout
 
