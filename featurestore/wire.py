@@ -254,6 +254,15 @@ def read_key(group: FeatureGroup, key: Any, *, exactly: bool = False) -> Any:
     return read_value(dtypes[0], key) if len(dtypes) == 1 else from_exact(key)
 
 
+def read_keys(group: FeatureGroup, keys: list[Any], *, exactly: bool = False) -> list[Any]:
+    """Return keys from JSON; plain integers and strings are what they are."""
+    kinds = [feature.dtype.kind for feature in group.key_features]
+    plain_type: type | None = {"int": int, "string": str}.get(kinds[0]) if len(kinds) == 1 else None
+    if plain_type is not None and all(type(key) is plain_type for key in keys):
+        return keys
+    return [read_key(group, key, exactly=exactly) for key in keys]
+
+
 def read_key_words(group: FeatureGroup, words: Sequence[str]) -> Any:
     """Return the key that words of a query string give, one for each part in declared order.
 

@@ -27,7 +27,7 @@ from featurestore.errors import InvalidInput, InvalidRecord
 from featurestore.event_time import NO_EXPIRY, to_datetime
 from featurestore.feature_view import FeatureLookup, expand
 from featurestore.record import Status
-from featurestore_server.answers import JSON, arrow_stream, dumps, wants_arrow
+from featurestore_server.answers import JSON, arrow_bytes, dumps, wants_arrow
 from featurestore_server.bodies import BodyFile, Limits, arrow_batches, too_large, whole_table
 from featurestore_server.guard import answer, body_chunks
 from featurestore_server.problems import problem
@@ -239,11 +239,11 @@ class Lookup:
     ) -> bytes:
         groups = self._database.catalog()
         keys = {
-            name: [wire.read_key(groups.group(name), key, exactly=exactly) for key in user_keys]
+            name: wire.read_keys(groups.group(name), user_keys, exactly=exactly)
             for name, user_keys in asked.items()
         }
         tables = reader.batch_get(self._database, keys, features, self._now_us())
-        return b"".join(arrow_stream(tables))
+        return arrow_bytes(tables)
 
     # ── features of an entity ────────────────────────────────────────────────────────────────
 
@@ -295,7 +295,7 @@ class Lookup:
         if isinstance(found, dict):
             return dumps(wire.exact(found) if exactly else wire.plain(found))
         if arrow:
-            return b"".join(arrow_stream({"": found}))
+            return arrow_bytes({"": found})
         return dumps(wire.plain_rows(found))
 
     async def _json(self, receive: Receive) -> dict[str, Any]:
