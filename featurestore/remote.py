@@ -538,13 +538,13 @@ class RemoteStore:
         return int(self._json("GET", "/v1/snapshot")["seq"])
 
     def changes(
-        self, since: int = 0, groups: Sequence[str] | None = None, *, follow: bool = False
+        self, since: int | None = None, groups: Sequence[str] | None = None, *, follow: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Yield every accepted record after a seq, in commit order.
 
         With ``follow`` it goes on as records are accepted, and does not end by itself.
         """
-        query = [("since", str(since)), ("follow", str(follow).lower()), ("exact", "true")]
+        query = [("since", str(since or 0)), ("follow", str(follow).lower()), ("exact", "true")]
         query += [] if groups is None else [("group", name) for name in _names(groups)]
         answer = self._request("GET", "/v1/changes", query=query, stream=True)
         try:

@@ -43,7 +43,6 @@ START_US = int((NOW - timedelta(days=30)).timestamp() * 1e6)
 FEATURES = {"k": "int64", "t": "timestamp", "x": "float64", "name": "string"}
 
 
-
 @pytest.fixture(autouse=True)
 def a_few_thousand_rows_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "JOURNAL_ROWS_MAX", 4096)

@@ -596,7 +596,6 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "no such zone": lambda s: s.put_record(
         "weather", {"origin": "J", "hour": "2013-01-01"}, tz="Mars/Base"
     ),
-    "changes of no group": lambda s: list(s.changes(0, ["wether"])),
 }  # fmt: skip
 
 
