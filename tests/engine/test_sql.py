@@ -993,7 +993,7 @@ def test_nothing_is_left_behind(files: Files) -> None:
     del mine, served, snapshot, provider
     gc.collect()
     assert [ref() for ref in held] == [None] * 3
-    with sql_session._pool.borrow() as connection:
+    with sql_session._pool.borrow(kept=True) as connection:
         assert connection.sql("SELECT * FROM duckdb_views() WHERE NOT internal").fetchall() == []
 
 
@@ -1001,24 +1001,24 @@ def test_connections_are_used_again_after_errors_of_the_user(files: Files) -> No
     files.write("flush", [JFK_1])
     provider = Provider(files.snapshot())
     query(provider, "FROM weather")
-    with sql_session._pool.borrow() as connection:
+    with sql_session._pool.borrow(kept=True) as connection:
         before = connection
     for text in ("SELECT nothing FROM weather", "selec", "SELECT origin::INT FROM weather"):
         with pytest.raises(InvalidQuery):
             query(provider, text)
-    with sql_session._pool.borrow() as connection:
+    with sql_session._pool.borrow(kept=True) as connection:
         assert connection is before
 
 
 def test_a_connection_that_failed_is_not_used_again() -> None:
-    with pytest.raises(ZeroDivisionError), sql_session._pool.borrow() as failed:
+    with pytest.raises(ZeroDivisionError), sql_session._pool.borrow(kept=True) as failed:
         raise ZeroDivisionError
-    with sql_session._pool.borrow() as connection:
+    with sql_session._pool.borrow(kept=True) as connection:
         assert connection is not failed
 
 
 def test_settings() -> None:
-    with sql_session._pool.borrow() as connection:
+    with sql_session._pool.borrow(kept=True) as connection:
         settings_ = dict(connection.sql("SELECT name, value FROM duckdb_settings()").fetchall())
     assert settings_["autoinstall_known_extensions"] == "false"
     assert settings_["autoload_known_extensions"] == "false"
