@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 
 _TIMES = pa.timestamp("us", tz="UTC")
 
-#: Fewer rows, or fewer columns, are gathered column by column: see :class:`_Words`.
-WORDS_ROWS_MIN = 1 << 18
-WORDS_MIN = 3
-_LAID_OUT_ROWS = 2048
-
 
 @dataclass(frozen=True)
 class Keys:
@@ -163,37 +158,16 @@ class FileOrder:
         }
 
     def row_groups(self) -> Iterator[pa.Table]:
-        """Yield the rows in the history layout, ordinals for seqs.
-
-        A table's memory is used again for the one after the next.
-        """
+        """Yield the rows in the history layout, ordinals for seqs."""
         schema = history_schema(self.batch.plan.group)
-        words = self._words()
         for start in range(0, self.batch.rows, parquet.ROW_GROUP_ROWS):
             end = min(start + parquet.ROW_GROUP_ROWS, self.batch.rows)
             columns = self._system_columns(start, end)
-            if words is not None:
-                columns |= words.taken(start, end)
             arrays = [
                 columns[name] if name in columns else self._taken(name, start, end)
                 for name in schema.names
             ]
             yield pa.Table.from_arrays(arrays, schema=schema)
-
-    def _words(self) -> _Words | None:
-        """Return the columns of 64-bit values laid out, where that is the quicker way."""
-        batch, group = self.batch, self.batch.plan.group
-        names = [
-            feature.name
-            for feature in group.features
-            if feature.name != group.event_time
-            and feature.dtype.kind in ("int", "float", "timestamp")
-            and feature.dtype.bits in (0, 64)
-            and not batch.columns[feature.name].null_count
-        ]
-        if self.order is None or batch.rows < WORDS_ROWS_MIN or len(names) < WORDS_MIN:
-            return None
-        return _Words({name: batch.columns[name] for name in names}, self.order)
 
     def _taken(self, name: str, start: int, end: int) -> pa.Array:
         column = self.batch.columns[name]
@@ -250,47 +224,6 @@ class FileOrder:
             write_us=None if batch.write_us is None else batch.write_us[rows],
             seqs=self._ordinals(last),
         )
-
-
-class _Words:
-    """Columns of 64-bit values, laid out row by row in file order.
-
-    To gather ten columns in an order that is random costs ten cache misses a row, most of the time
-    of a large ingest.  Written side by side, in file order and a few rows at a time, they cost two;
-    that takes the memory of those columns once more.
-    """
-
-    def __init__(self, columns: dict[str, pa.Array], order: Any) -> None:
-        from featurestore.kernels.ingest import invert, lay_out
-
-        self._types = {name: column.type for name, column in columns.items()}
-        width = len(columns)
-        places = np.empty(len(order), np.int32)
-        invert(order, places)
-        self._rows = np.empty(width * len(order), np.int64)
-        values = [
-            np.frombuffer(column.buffers()[1], np.int64, len(column), 8 * column.offset)
-            for column in columns.values()
-        ]
-        for first in range(0, len(order), _LAID_OUT_ROWS):
-            end = min(first + _LAID_OUT_ROWS, len(order))
-            for number, column in enumerate(values):
-                lay_out(column, places, first, end, self._rows, width, number)
-        spare = width * min(parquet.ROW_GROUP_ROWS, len(order))
-        self._spares = [np.empty(spare, np.int64), np.empty(spare, np.int64)]
-
-    def taken(self, start: int, end: int) -> dict[str, pa.Array]:
-        """Return some rows of each column; their memory is used again two calls later."""
-        from featurestore.kernels.ingest import take_apart
-
-        width, count = len(self._types), end - start
-        self._spares.reverse()
-        columns = self._spares[0][: width * count]
-        take_apart(self._rows, start, end, width, columns)
-        return {
-            name: pa.array(columns[number * count : (number + 1) * count]).view(kind)
-            for number, (name, kind) in enumerate(self._types.items())
-        }
 
 
 def heads_of(table: pa.Table, group: FeatureGroup, stores: int, key_hash: KeyHash) -> Heads:

@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import featurestore as fs
-from featurestore.engine import chunks, file_order, ingest, sources, staging
+from featurestore.engine import chunks, ingest, sources, staging
 from featurestore.engine.content import digest_columns
 from featurestore.engine.progress import Line
 from featurestore.storage import files, parquet
@@ -228,17 +228,13 @@ def test_the_lock_is_left_alone_for_as_long_as_it_was_held(
     holds(store, table_of(9000, 9000))
 
 
-@pytest.mark.parametrize("laid_out", [True, False])
 @pytest.mark.parametrize("sorted_by", [None, "t"])
 def test_every_type_comes_through_a_large_ingest(
     open_store: Callable[..., fs.FeatureStore],
     monkeypatch: pytest.MonkeyPatch,
-    laid_out: bool,
     sorted_by: str | None,
 ) -> None:
-    """By either way of gathering columns, a row group or many, with nulls and slices of arrays."""
-    monkeypatch.setattr(file_order, "WORDS_ROWS_MIN", 1 if laid_out else 1 << 40)
-    monkeypatch.setattr(file_order, "_LAID_OUT_ROWS", 70)
+    """In many row groups and slices, with nulls, and of slices of arrays."""
     monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 900)
     monkeypatch.setattr(ingest, "JOURNAL_ROWS_MAX", 100)
     store = open_store(clock=lambda: NOW)

@@ -128,21 +128,3 @@ def test_a_run_beyond_its_bytes_is_refused() -> None:
                 np.zeros(50, np.uint8), np.zeros(1, np.int64), np.zeros(10, np.uint8),
                 np.array([start]), np.array([length]),
             )  # fmt: skip
-
-
-@both_ways
-@given(rows=st.integers(1, 600), width=st.integers(1, 4), seed=st.integers(0, 99))
-def test_columns_are_gathered_as_by_index(way: Any, rows: int, width: int, seed: int) -> None:
-    chance = np.random.default_rng(seed)
-    order = chance.permutation(rows).astype(np.int32)
-    columns = chance.integers(-(2**63), 2**63 - 1, (width, rows))
-    places, laid = np.empty(rows, np.int32), np.zeros(width * rows, np.int64)
-    way(ingest.invert)(order, places)
-    for first in range(0, rows, 100):
-        for number in range(width):
-            end = min(first + 100, rows)
-            way(ingest.lay_out)(columns[number], places, first, end, laid, width, number)
-    start = chance.integers(0, rows)
-    apart = np.empty(width * (rows - start), np.int64)
-    way(ingest.take_apart)(laid, start, rows, width, apart)
-    assert apart.reshape(width, -1).tolist() == columns[:, order[start:]].tolist()
