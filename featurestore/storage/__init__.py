@@ -14,6 +14,6 @@
     parquet        history files: written sorted, read back in the history layout
     layout, pages  how their columns are encoded; which of them are arrays in the file
 
-Every module but ``files`` and those of Parquet is a few functions over an LMDB transaction handed to
-them: they neither begin nor commit, so a caller can change all of them at once or not at all.
+Every module but ``files`` and those of Parquet is a few functions over an LMDB transaction handed
+to them: they neither begin nor commit, so a caller can change all of them at once or not at all.
 """

@@ -37,6 +37,9 @@ Int64 = npt.NDArray[np.int64]
 # Keys spread evenly over hashes: with many more of them than row groups, none is left out.
 _HASHED_KEYS_A_ROW_GROUP = 8
 
+# A long tail is looked at in parts: memory that was used is faster than memory that is new.
+_TAIL_ROWS = 1 << 20
+
 
 class Source:
     """A stretch of history whose pieces are numbered from ``first``.
@@ -44,7 +47,7 @@ class Source:
     Attributes
     ----------
     entry : FileEntry or None
-        The file; None for the journal tail.
+        The file; None for a part of the journal tail.
     pieces : list of int
         Its row groups that may matter; the only one of a small file or the tail is 0.
     firsts : int64[pieces + 1]
@@ -236,8 +239,9 @@ class History:
             if groups:
                 found.append(_Large(file, groups))
         tail = self.snapshot.tail
-        if tail.num_rows:
-            found.append(_Whole(None, tail.num_rows, tail.select))
+        for start in range(0, tail.num_rows, _TAIL_ROWS):
+            part = tail.slice(start, _TAIL_ROWS)
+            found.append(_Whole(None, part.num_rows, part.select))
         found.sort(key=lambda source: (source.window >= 0, -source.window))
         first = 0
         for source in found:

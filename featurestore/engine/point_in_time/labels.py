@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.arrays import one_chunk
 from featurestore.casts import cast_column
 from featurestore.encoding.columns import encode_keys
 from featurestore.engine import frames
@@ -55,7 +56,7 @@ def label_times(frame: Any, label_time: str | None, tz: str | tzinfo | None) -> 
             "was known at no time cannot be said; drop these labels or give them a time.",
             rows=[(row, "no label time") for row in rows[:100]],
         )
-    array = times.combine_chunks() if isinstance(times, pa.ChunkedArray) else times
+    array = one_chunk(times)
     return np.asarray(array.view(pa.int64()).to_numpy(), np.int64)
 
 
