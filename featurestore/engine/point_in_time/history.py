@@ -5,8 +5,8 @@
     group ─▶ sources: files, journal tail          left out by the manifest: hash range, event
               └─▶ pieces: a file's row groups       times, seqs;  by the footer: hash range
 
-A piece is the unit of reading; rows are numbered over all pieces that are left.  A file of one row
-group is read whole.  Of larger ones a column is taken as an array out of the mapped file where it
+A piece is the unit of reading; rows are numbered over all pieces that are left.  A file of few rows
+is read whole.  Of larger ones a column is taken as an array out of the mapped file where it
 lies there as one (``storage.pages``), else row groups are decoded.
 """
 
@@ -36,6 +36,9 @@ Int64 = npt.NDArray[np.int64]
 
 # Keys spread evenly over hashes: with many more of them than row groups, none is left out.
 _HASHED_KEYS_A_ROW_GROUP = 8
+
+# So few rows are decoded faster than they are looked for.
+_WHOLE_ROWS = 4096
 
 # A long tail is looked at in parts: memory that was used is faster than memory that is new.
 _TAIL_ROWS = 1 << 20
@@ -96,7 +99,7 @@ class Source:
 
 
 class _Whole(Source):
-    """A file of one row group, or the tail: read whole, whatever is asked for."""
+    """A file of few rows, or a part of the tail: read whole, whatever is asked for."""
 
     def __init__(
         self, entry: FileEntry | None, rows: int, load: Callable[[list[str]], pa.Table]
@@ -118,7 +121,7 @@ class _Whole(Source):
 
 
 class _Large(Source):
-    """A file of several row groups."""
+    """A file of many rows."""
 
     def __init__(self, file: HistoryFile, pieces: Sequence[int]) -> None:
         super().__init__(file.entry, pieces, (file.rows_of(i) for i in pieces))
@@ -229,7 +232,7 @@ class History:
         """Return what may matter: the tail and loose files, then cells, newest window first."""
         found: list[Source] = []
         for entry in filter(bounds.admit, self.snapshot.files):
-            if entry.rows <= parquet.ROW_GROUP_ROWS:
+            if entry.rows <= min(parquet.ROW_GROUP_ROWS, _WHOLE_ROWS):
                 found.append(_Whole(entry, entry.visible_rows, self._reader(entry)))
                 continue
             file = self._open(entry)

@@ -127,6 +127,7 @@ class LabelKeys:
         self._time_us = time_us
         self._ranks: Int64 | None = None
         self._laid: AsofLabels | None = None
+        self.spare: list[npt.NDArray[np.void]] = []  # best rows, empty, that no search needs now
 
     def hashes(self, group: FeatureGroup, key_hash: KeyHash) -> Int64 | None:
         """Return the hashes of the distinct keys, sorted; None for keys no record can have."""
@@ -155,7 +156,8 @@ class LabelKeys:
 
     @property
     def laid(self) -> AsofLabels:
-        """The layout, nothing matched yet.  Its ``best`` is to be copied before it is written."""
+        """The layout."""
         if self._laid is None:
             self._laid = asof_prepare(self.ranks(self.index.codes), self._time_us, self.index.size)
+            self.spare.append(self._laid.best)
         return self._laid

@@ -28,11 +28,12 @@ from featurestore.arrays import one_chunk
 from featurestore.engine.key_index import as_numbers, is_number
 from featurestore.errors import CorruptStore
 from featurestore.kernels.asof import (
-    NO_ROW,
+    asof_collect,
     asof_finish,
     asof_pending,
     asof_runs,
     asof_update,
+    empty_best,
 )
 from featurestore.storage.parquet import KEY_HASH, WRITE_SEQ, WRITE_TIME
 
@@ -70,7 +71,8 @@ class Search:
     def best(self) -> npt.NDArray[np.void]:
         """The best row so far for each laid-out label."""
         if self._best is None:
-            self._best = self.keys.laid.best.copy()
+            spare = self.keys.spare
+            self._best = spare.pop() if spare else empty_best(self.keys.laid.order.size)
         return self._best
 
     def pending(self, sources: Sequence[Source]) -> bool:
@@ -103,12 +105,10 @@ class Search:
         """Settle which row answers which label, once all rows have competed."""
         if self._unfinished:
             asof_finish(self.keys.laid.starts, self.best)
-        hits = self.best["row"] != NO_ROW
-        best = self.best[hits]
-        self.answered: Int64 = self.keys.laid.order[hits]
-        self.event_us = np.ascontiguousarray(best["event_time_us"])
-        self.seq = np.ascontiguousarray(best["seq"])
-        self.rows = np.ascontiguousarray(best["row"])
+        found = [np.empty(self.best.size, np.int64) for _ in range(4)]
+        count = asof_collect(self.keys.laid.order, self.best, *found)
+        self.answered, self.event_us, self.seq, self.rows = (column[:count] for column in found)
+        self.keys.spare.append(self.best)
         self._best = None
 
 
