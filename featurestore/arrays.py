@@ -26,6 +26,14 @@ REASONS_SHOWN = 3
 SHOWN_MAX = 60
 
 
+def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array; not copied, as ``combine_chunks`` does, where it is one."""
+    chunks = getattr(column, "chunks", None)
+    if chunks is None:
+        return column
+    return chunks[0] if len(chunks) == 1 else column.combine_chunks()
+
+
 def shown(value: object) -> str:
     """Return a value for a message: as Python writes it, cut where it is long.
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.arrays import one_chunk
 from featurestore.kernels.codes import NO_CODE, CodeTable, find_codes, number_keys
 
 Int64 = npt.NDArray[np.int64]
@@ -111,7 +112,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 def as_numbers(column: pa.Array | pa.ChunkedArray) -> Int64:
     """Return integers, timestamps or dates as int64; what stands for a null is arbitrary."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_chunk(column)
     width = array.type.bit_width
     if not pa.types.is_integer(array.type):
         array = array.view(pa.int64() if width == 64 else pa.int32())
@@ -143,9 +144,7 @@ class _Values:
     """One part of a key of any other type."""
 
     def __init__(self, column: pa.Array | pa.ChunkedArray) -> None:
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        encoded = pc.dictionary_encode(column)
+        encoded = pc.dictionary_encode(one_chunk(column))
         self.codes = _codes(encoded.indices)
         self._values = encoded.dictionary
         self.size = len(self._values)
@@ -174,7 +173,7 @@ def _valid(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     """Return which rows are not null; nothing at all when every row is one."""
     if not column.null_count:
         return _ALL_VALID
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_chunk(column)
     return np.asarray(array.is_valid().to_numpy(zero_copy_only=False), np.bool_)
 
 

@@ -107,9 +107,14 @@ def asof_prepare(codes: Int64, time_us: Int64, keys: int) -> AsofLabels:
     _deal(codes, time_us, starts, order, laid_us)
     longest = int(np.diff(starts).max(initial=0))
     _sort_runs(starts, order, laid_us, np.empty((2, longest), np.int64))
-    best = np.zeros(kept, BEST_DTYPE)
+    return AsofLabels(order, starts, laid_us, empty_best(kept))
+
+
+def empty_best(labels: int) -> npt.NDArray[np.void]:
+    """Return the best rows of labels for which nothing has been found."""
+    best = np.zeros(labels, BEST_DTYPE)
     best["row"] = NO_ROW
-    return AsofLabels(order, starts, laid_us, best)
+    return best
 
 
 @kernel(INT64_READ, INT64_WRITE, returns=INT64)
@@ -469,3 +474,43 @@ def asof_finish(starts: Int64, best: npt.NDArray[np.void]) -> None:
             before = best[i - 1]
             if before["row"] != NO_ROW and _newer(before["event_time_us"], before["seq"], best[i]):
                 best[i] = before
+
+
+@kernel(INT64_READ, _BEST, INT64_WRITE, INT64_WRITE, INT64_WRITE, INT64_WRITE, returns=INT64)
+def asof_collect(
+    order: Int64,
+    best: npt.NDArray[np.void],
+    answered: Int64,
+    event_us: Int64,
+    seq: Int64,
+    rows: Int64,
+) -> int:
+    """Write down the labels that have a row, in the order they are laid out, and what it is.
+
+    Parameters
+    ----------
+    order, best
+        Of :func:`asof_prepare`; ``best`` is made empty again, for another search.
+    answered, event_us, seq, rows : int64[n]
+        Set, as far as the number returned, to labels, and event times, seqs and numbers of rows.
+
+    Examples
+    --------
+    >>> labels = asof_prepare(np.array([0, 0]), np.array([10, 20]), 1)
+    >>> labels.best[1] = (12, 3, 7)
+    >>> found = [np.zeros(2, np.int64) for _ in range(4)]
+    >>> asof_collect(labels.order, labels.best, *found), [int(column[0]) for column in found]
+    (1, [1, 12, 3, 7])
+    """
+    if min(best.size, answered.size, event_us.size, seq.size, rows.size) < order.size:
+        raise ValueError("columns of labels differ in length")
+    count = 0
+    for i in range(order.size):
+        if best[i]["row"] != NO_ROW:
+            answered[count] = order[i]
+            event_us[count] = best[i]["event_time_us"]
+            seq[count] = best[i]["seq"]
+            rows[count] = best[i]["row"]
+            best[i]["row"] = NO_ROW
+            count += 1
+    return count

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.arrays import one_chunk
 from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.errors import CorruptStore
 from featurestore.storage import files, layout
@@ -162,7 +163,7 @@ def entry_of(
 
 def as_int64(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return a column of integers or timestamps without nulls as int64."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_chunk(column)
     if pa.types.is_timestamp(array.type):
         array = array.view(pa.int64())
     return np.asarray(array.to_numpy(zero_copy_only=False), np.int64)
@@ -178,7 +179,7 @@ def same_key_as_before(table: pa.Table, group: FeatureGroup) -> np.ndarray[Any, 
         return np.zeros(0, np.bool_)
     same = np.ones(rows - 1, np.bool_)
     for name in group.record_identifier:
-        column = table.column(name).combine_chunks()
+        column = one_chunk(table.column(name))
         equal = pc.equal(column.slice(1), column.slice(0, rows - 1))
         same &= equal.to_numpy(zero_copy_only=False)
     return same
@@ -187,7 +188,7 @@ def same_key_as_before(table: pa.Table, group: FeatureGroup) -> np.ndarray[Any, 
 def sort_history(table: pa.Table, group: FeatureGroup, key_hash: KeyHash) -> pa.Table:
     """Return a history table in file order: by (key hash, key bytes, event time, seq)."""
     keys = encode_keys(
-        [table.column(f.name).combine_chunks() for f in group.key_features],
+        [one_chunk(table.column(f.name)) for f in group.key_features],
         [f.dtype for f in group.key_features],
     )
     ranks = keys.ranks(key_hash)[keys.codes]
@@ -390,7 +391,7 @@ class HistoryFile:
             if name == WRITE_SEQ:
                 return pa.chunked_array([pa.array(as_int64(column) + base_seqs[commit])])
             committed = pa.array(times_us[commit]).view(column.type)
-            column = pa.chunked_array([pc.coalesce(column.combine_chunks(), committed)])
+            column = pa.chunked_array([pc.coalesce(one_chunk(column), committed)])
         if name in dictionaries and pa.types.is_dictionary(column.type):
             return column
         return column.cast(kind)

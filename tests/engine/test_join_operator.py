@@ -7,7 +7,9 @@ over files of one row group and of many, so that both ways of reading are taken.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
+import itertools
 import tempfile
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -29,7 +31,7 @@ from featurestore.errors import InvalidInput
 from featurestore.event_time import expired
 from featurestore.feature_view import FeatureLookup
 from featurestore.record import Status, Version, resolve
-from featurestore.storage import parquet
+from featurestore.storage import manifest, parquet
 from tests.engine.histories import Event, snapshot
 from tests.engine.test_point_in_time import (
     group_of,
@@ -42,6 +44,8 @@ from tests.engine.test_point_in_time import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from featurestore.engine.snapshot import GroupSnapshot
 
 GROUP = group_of(temp="int64", sky="string", high="bool", ratio="float32")
 
@@ -120,6 +124,53 @@ def test_files_of_many_row_groups_give_what_files_of_one_do(
             whole = asking(one, 1000, bits, join, with_status=with_status)
             pieces = asking(many, rows, bits, join, with_status=with_status)
         assert pieces.equals(whole)
+
+
+def compacted(root: Path, taken: GroupSnapshot, bounds: list[int], loose: int) -> GroupSnapshot:
+    """Return the same history with all files but some as cells, cut at these event times."""
+    kept, files = taken.files[:loose], taken.files[loose:]
+    if not files:
+        return taken
+    rows = pa.concat_tables([taken.read(entry) for entry in files])
+    rows = parquet.sort_history(rows, taken.group, taken.key_hash)
+    event_us = parquet.as_int64(rows["at"])
+    hashes = parquet.as_int64(rows[parquet.KEY_HASH])
+    cells = []
+    edges = [-1, *sorted(bounds), 100]
+    for window, (low, high) in enumerate(itertools.pairwise(edges)):
+        for half in (hashes < 0, hashes >= 0):
+            cell = rows.filter(pa.array(half & (event_us >= low) & (event_us < high)))
+            if cell.num_rows:
+                path = manifest.file_path(1, 100 + len(cells))
+                parquet.write_history(root, path, cell, taken.group)
+                cells.append(
+                    parquet.describe(
+                        root, taken.group, 100 + len(cells), "cell", cell,
+                        relative=path, window=window,
+                    )
+                )  # fmt: skip
+    return dataclasses.replace(taken, files=[*kept, *cells])
+
+
+@given(
+    histories(), questions(), how, st.lists(st.integers(0, 7), max_size=3, unique=True),
+    st.integers(0, 3), st.sampled_from([1, 2, 1000]), st.booleans(), st.sampled_from([2, 64]),
+)  # fmt: skip
+def test_cells_give_what_loose_files_do(
+    drawn: Any, asked: Any, rules: dict[str, Any], bounds: list[int], loose: int, rows: int,
+    with_status: bool, bits: int,
+) -> None:  # fmt: skip
+    """Windows are left out, newest first; ties are between loose files, the tail and cells."""
+    _, asking = ask(drawn, labels_at(*asked), rules)
+
+    def both(labels: Any, lookups: Any, snapshots: Any, **options: Any) -> tuple[Any, Any]:
+        taken = snapshots["weather"]
+        cells = {"weather": compacted(taken.root, taken, bounds, loose)}
+        return join(labels, lookups, snapshots, **options), join(labels, lookups, cells, **options)
+
+    with tempfile.TemporaryDirectory() as folder:
+        expected, found = asking(folder, rows, bits, both, with_status=with_status)
+    assert found.equals(expected)
 
 
 # ── last_n ───────────────────────────────────────────────────────────────────────────────────

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.arrays import one_chunk
 from featurestore.engine.point_in_time.answer import take
 from featurestore.kernels.gather import take_bits, take_by_width
 
@@ -93,7 +94,7 @@ class _Numbers(_Nullable):
         return True
 
     def put(self, values: pa.ChunkedArray, rows: Int64, positions: Int64) -> None:
-        array = values.combine_chunks()
+        array = one_chunk(values)
         start = array.offset * self._width
         bits = np.frombuffer(array.buffers()[1], self._values.dtype, len(array), start)
         self.put_raw(bits, rows, positions)
@@ -116,7 +117,7 @@ class _Flags(_Nullable):
         return False
 
     def put(self, values: pa.ChunkedArray, rows: Int64, positions: Int64) -> None:
-        array = values.combine_chunks()
+        array = one_chunk(values)
         bitmap = np.frombuffer(array.buffers()[1], np.uint8)
         take_bits(bitmap, array.offset, len(array), rows, positions, self._values)
         self._put_nulls(array, rows, positions)

@@ -67,10 +67,13 @@ def gather(
     found = Found.of(sources, search.rows)
     status = _status(found, search, label_us[search.answered], pool)
     present = status == PRESENT
+    answers = search.answered
     if not present.all():
-        found = found.only(present)
-    answered = np.zeros(label_us.size, np.bool_)
-    answered[search.answered[present]] = True
+        found, answers = found.only(present), answers[present]
+    answered = np.ones(label_us.size, np.bool_)
+    if answers.size < label_us.size:
+        answered[:] = False
+        answered[answers] = True
     asked = search.features if search.role.last_n is None else []  # else lists are made of them
     columns = {name: column_of(history.field(name).type, answered) for name in asked}
     if columns:

@@ -5,8 +5,8 @@
     group ─▶ sources: files, journal tail          left out by the manifest: hash range, event
               └─▶ pieces: a file's row groups       times, seqs;  by the footer: hash range
 
-A piece is the unit of reading; rows are numbered over all pieces that are left.  A file of one row
-group is read whole.  Of larger ones a column is taken as an array out of the mapped file where it
+A piece is the unit of reading; rows are numbered over all pieces that are left.  A file of few rows
+is read whole.  Of larger ones a column is taken as an array out of the mapped file where it
 lies there as one (``storage.pages``), else row groups are decoded.
 """
 
@@ -37,6 +37,12 @@ Int64 = npt.NDArray[np.int64]
 # Keys spread evenly over hashes: with many more of them than row groups, none is left out.
 _HASHED_KEYS_A_ROW_GROUP = 8
 
+# So few rows are decoded faster than they are looked for.
+_WHOLE_ROWS = 4096
+
+# A long tail is looked at in parts: memory that was used is faster than memory that is new.
+_TAIL_ROWS = 1 << 20
+
 
 class Source:
     """A stretch of history whose pieces are numbered from ``first``.
@@ -44,7 +50,7 @@ class Source:
     Attributes
     ----------
     entry : FileEntry or None
-        The file; None for the journal tail.
+        The file; None for a part of the journal tail.
     pieces : list of int
         Its row groups that may matter; the only one of a small file or the tail is 0.
     firsts : int64[pieces + 1]
@@ -93,7 +99,7 @@ class Source:
 
 
 class _Whole(Source):
-    """A file of one row group, or the tail: read whole, whatever is asked for."""
+    """A file of few rows, or a part of the tail: read whole, whatever is asked for."""
 
     def __init__(
         self, entry: FileEntry | None, rows: int, load: Callable[[list[str]], pa.Table]
@@ -115,7 +121,7 @@ class _Whole(Source):
 
 
 class _Large(Source):
-    """A file of several row groups."""
+    """A file of many rows."""
 
     def __init__(self, file: HistoryFile, pieces: Sequence[int]) -> None:
         super().__init__(file.entry, pieces, (file.rows_of(i) for i in pieces))
@@ -226,7 +232,7 @@ class History:
         """Return what may matter: the tail and loose files, then cells, newest window first."""
         found: list[Source] = []
         for entry in filter(bounds.admit, self.snapshot.files):
-            if entry.rows <= parquet.ROW_GROUP_ROWS:
+            if entry.rows <= min(parquet.ROW_GROUP_ROWS, _WHOLE_ROWS):
                 found.append(_Whole(entry, entry.visible_rows, self._reader(entry)))
                 continue
             file = self._open(entry)
@@ -236,8 +242,9 @@ class History:
             if groups:
                 found.append(_Large(file, groups))
         tail = self.snapshot.tail
-        if tail.num_rows:
-            found.append(_Whole(None, tail.num_rows, tail.select))
+        for start in range(0, tail.num_rows, _TAIL_ROWS):
+            part = tail.slice(start, _TAIL_ROWS)
+            found.append(_Whole(None, part.num_rows, part.select))
         found.sort(key=lambda source: (source.window >= 0, -source.window))
         first = 0
         for source in found:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.arrays import one_chunk
 from featurestore.casts import cast_column
 from featurestore.encoding.columns import encode_keys
 from featurestore.engine import frames
@@ -55,7 +56,7 @@ def label_times(frame: Any, label_time: str | None, tz: str | tzinfo | None) -> 
             "was known at no time cannot be said; drop these labels or give them a time.",
             rows=[(row, "no label time") for row in rows[:100]],
         )
-    array = times.combine_chunks() if isinstance(times, pa.ChunkedArray) else times
+    array = one_chunk(times)
     return np.asarray(array.view(pa.int64()).to_numpy(), np.int64)
 
 
@@ -126,6 +127,7 @@ class LabelKeys:
         self._time_us = time_us
         self._ranks: Int64 | None = None
         self._laid: AsofLabels | None = None
+        self.spare: list[npt.NDArray[np.void]] = []  # best rows, empty, that no search needs now
 
     def hashes(self, group: FeatureGroup, key_hash: KeyHash) -> Int64 | None:
         """Return the hashes of the distinct keys, sorted; None for keys no record can have."""
@@ -154,7 +156,8 @@ class LabelKeys:
 
     @property
     def laid(self) -> AsofLabels:
-        """The layout, nothing matched yet.  Its ``best`` is to be copied before it is written."""
+        """The layout."""
         if self._laid is None:
             self._laid = asof_prepare(self.ranks(self.index.codes), self._time_us, self.index.size)
+            self.spare.append(self._laid.best)
         return self._laid

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.arrays import one_chunk
 from featurestore.engine.key_index import as_numbers
 from featurestore.engine.point_in_time.answer import PRESENT, Answer
 from featurestore.engine.point_in_time.columns import column_of
@@ -93,7 +94,7 @@ def last_values(
     for name, child in children.items():
         array = pa.ListArray.from_arrays(
             pa.array(offsets.astype(np.int32)),
-            child.result().combine_chunks(),
+            one_chunk(child.result()),
             type=pa.list_(history.field(name).type),
             mask=pa.array(~present),
         )
@@ -147,8 +148,7 @@ def _collect(
     latest_us = int(search.time_us.max()) - search.role.delay_us if search.time_us.size else 0
     parts = []
     for source, read in read_all(sources, [search], snapshot, pool, question):
-        lengths = np.diff(read.starts, append=source.rows)
-        ranks = np.repeat(search.keys.ranks(read.codes[id(search.keys)]), lengths)
+        ranks = read.by_row(search.keys.ranks(read.codes[id(search.keys)]), source)
         event_us = read.event_us()
         kept = np.flatnonzero((ranks >= 0) & (read.seq <= snapshot.seq) & (event_us <= latest_us))
         expires_us, deleted = _marks(source, kept)

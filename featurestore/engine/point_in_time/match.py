@@ -24,14 +24,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.arrays import one_chunk
 from featurestore.engine.key_index import as_numbers, is_number
 from featurestore.errors import CorruptStore
 from featurestore.kernels.asof import (
-    NO_ROW,
+    asof_collect,
     asof_finish,
     asof_pending,
     asof_runs,
     asof_update,
+    empty_best,
 )
 from featurestore.storage.parquet import KEY_HASH, WRITE_SEQ, WRITE_TIME
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from featurestore.engine.point_in_time.plan import Question, Role
     from featurestore.engine.snapshot import GroupSnapshot
     from featurestore.schema import FeatureGroup
+    from featurestore.storage.manifest import FileEntry
 
 Int64 = npt.NDArray[np.int64]
 
@@ -68,7 +71,8 @@ class Search:
     def best(self) -> npt.NDArray[np.void]:
         """The best row so far for each laid-out label."""
         if self._best is None:
-            self._best = self.keys.laid.best.copy()
+            spare = self.keys.spare
+            self._best = spare.pop() if spare else empty_best(self.keys.laid.order.size)
         return self._best
 
     def pending(self, sources: Sequence[Source]) -> bool:
@@ -90,10 +94,9 @@ class Search:
                     begins, codes, event_us, seq, self.role.delay_us, first,
                 )  # fmt: skip
             return
-        lengths = np.diff(read.starts, append=source.rows)
         asof_update(
             starts, label_us, self.best,
-            np.repeat(ranks, lengths), read.event_us(), read.seq, read.arrival,
+            read.by_row(ranks, source), read.event_us(), read.seq, read.arrival,
             self.role.delay_us, seq_max, int(source.firsts[0]),
         )  # fmt: skip
         self._unfinished = True
@@ -102,12 +105,10 @@ class Search:
         """Settle which row answers which label, once all rows have competed."""
         if self._unfinished:
             asof_finish(self.keys.laid.starts, self.best)
-        hits = self.best["row"] != NO_ROW
-        best = self.best[hits]
-        self.answered: Int64 = self.keys.laid.order[hits]
-        self.event_us = np.ascontiguousarray(best["event_time_us"])
-        self.seq = np.ascontiguousarray(best["seq"])
-        self.rows = np.ascontiguousarray(best["row"])
+        found = [np.empty(self.best.size, np.int64) for _ in range(4)]
+        count = asof_collect(self.keys.laid.order, self.best, *found)
+        self.answered, self.event_us, self.seq, self.rows = (column[:count] for column in found)
+        self.keys.spare.append(self.best)
         self._best = None
 
 
@@ -138,6 +139,12 @@ class Read:
     seq: Int64
     arrival: Int64 | None
     codes: dict[int, Int64]
+
+    def by_row(self, of_runs: Int64, source: Source) -> Int64:
+        """Return for each row what is given for its run."""
+        if of_runs.size == source.rows:
+            return of_runs
+        return np.repeat(of_runs, np.diff(self.starts, append=source.rows))
 
     def event_us(self) -> Int64:
         """Return the event times of all pieces."""
@@ -287,10 +294,12 @@ class _Reader:
         if self._by_write_time:
             columns.append(WRITE_TIME)
         table = source.read(columns, source.pieces, _texts(group))
-        starts, keys = _runs(
-            [table.column(name) for name in group.record_identifier],
-            source.firsts[:-1] - source.firsts[0],
-        )
+        parts = [_part(table.column(name)) for name in group.record_identifier]
+        if source.is_sorted:
+            starts = _run_starts(parts, source.rows, source.firsts[:-1] - source.firsts[0])
+        else:  # every row may have another key than the one before
+            starts = np.arange(source.rows)
+        keys = [_take_part(part, starts, source.rows) for part in parts]
 
         def values(name: str) -> Int64:
             return _int64(table.column(name)) if name in columns else _NONE
@@ -317,25 +326,26 @@ def _may_tie(sources: Sequence[Source], snapshot: GroupSnapshot) -> set[Source]:
     """
     if len(sources) < 2:
         return set()
-    loose = [source for source in sources if source.window < 0]
-    boxes = [_box(source, snapshot) for source in loose]
-    tied = set(loose)
-    for source in sources:
-        if source.window >= 0:
-            box = _box(source, snapshot)
-            if any(
-                box[0] <= other[1] and other[0] <= box[1] and box[2] <= other[3]
-                and other[2] <= box[3]
-                for other in boxes
-            ):  # fmt: skip
-                tied.add(source)
+    tied = {source for source in sources if source.window < 0}
+    if len(tied) == len(sources):
+        return tied
+    boxes = [_box(entry, snapshot) for entry in {source.entry for source in tied}]
+    cells = [source for source in sources if source.window >= 0]
+    for cell in cells:
+        box = _box(cell.entry, snapshot)
+        if any(_overlap(box, other) for other in boxes):
+            tied.add(cell)
     return tied
 
 
-def _box(source: Source, snapshot: GroupSnapshot) -> tuple[int, int, int, int]:
-    """Return the bounds of a source: of its hashes, then of its event times."""
-    if source.entry is not None:
-        entry = source.entry
+def _overlap(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    in_hash = one[0] <= other[1] and other[0] <= one[1]
+    return in_hash and one[2] <= other[3] and other[2] <= one[3]
+
+
+def _box(entry: FileEntry | None, snapshot: GroupSnapshot) -> tuple[int, int, int, int]:
+    """Return the bounds of a file, or of the tail: of its hashes, then of its event times."""
+    if entry is not None:
         return entry.min_hash, entry.max_hash, entry.min_event_us, entry.max_event_us
     hashes = as_numbers(snapshot.tail.column(KEY_HASH))
     event_us = as_numbers(snapshot.tail.column(snapshot.group.event_time))
@@ -345,22 +355,18 @@ def _box(source: Source, snapshot: GroupSnapshot) -> tuple[int, int, int, int]:
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _runs(columns: Sequence[pa.ChunkedArray], begins: Int64) -> tuple[Int64, list[Any]]:
-    """Return where runs of equal keys begin, also at ``begins``, and the key of each, by part.
+def _run_starts(parts: list[list[tuple[int, Any]]], rows: int, begins: Int64) -> Int64:
+    """Return where runs of equal keys begin, also at ``begins``.
 
-    In a file every key is one run, and perhaps one more for each row group; in the unsorted tail
-    runs are short, and a key has many.
+    In a file every key is one run, and perhaps one more for each row group.
     """
-    rows = len(columns[0])
     changed = np.zeros(rows, np.bool_)
     changed[begins[begins < rows]] = True
-    parts = [_part(column) for column in columns]
     for part in parts:
         for first, values in part:
             changed[first : first + 1] = True
             changed[first + 1 : first + len(values)] |= _differs(values)
-    starts = np.flatnonzero(changed)
-    return starts, [_take_part(part, starts) for part in parts]
+    return np.flatnonzero(changed)
 
 
 def _part(column: pa.ChunkedArray) -> list[tuple[int, Any]]:
@@ -368,7 +374,7 @@ def _part(column: pa.ChunkedArray) -> list[tuple[int, Any]]:
     if is_number(column.type):
         return [(0, as_numbers(column))]
     if not pa.types.is_dictionary(column.type):
-        return [(0, column.combine_chunks())]
+        return [(0, one_chunk(column))]
     firsts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)]).tolist()
     return [(first, c) for first, c in zip(firsts, column.chunks, strict=False) if len(c)]
 
@@ -384,8 +390,11 @@ def _differs(values: Any) -> npt.NDArray[np.bool_]:
     return np.asarray(differs.to_numpy(zero_copy_only=False), np.bool_)
 
 
-def _take_part(part: list[tuple[int, Any]], rows: Int64) -> Any:
-    """Return the values at these rows: numbers as int64, others as chunks of Arrow."""
+def _take_part(part: list[tuple[int, Any]], rows: Int64, count: int) -> Any:
+    """Return the values at these of ``count`` rows: int64, or chunks of Arrow."""
+    if rows.size == count:
+        values = [values for _, values in part]
+        return values[0] if values and isinstance(values[0], np.ndarray) else values
     if len(part) == 1 and isinstance(part[0][1], np.ndarray):
         return part[0][1][rows]
     chunks = []
