@@ -216,3 +216,12 @@ def test_what_is_no_consumer_or_no_seq_is_refused() -> None:
                 store.create_consumer("new", since=seq)  # type: ignore[arg-type]
         with pytest.raises(fs.UnknownFeatureGroup, match="left"):
             list(store.changes(groups=["lef"]))
+
+
+def test_a_misspelt_group_is_no_empty_history(store: fs.FeatureStore) -> None:
+    store.create_feature_group(
+        "weather", record_identifier="k", event_time="t",
+        features={"k": "int64", "t": "timestamp"},
+    )  # fmt: skip
+    with pytest.raises(fs.UnknownFeatureGroup, match='mean "weather"'):
+        list(store.changes(0, ["wether"]))

@@ -56,6 +56,9 @@ def changes(
     """
     with database.read() as txn:
         last_seq = commits.last(database.env, txn)[0]
+        for name in names or ():
+            # Also where there is nothing to read: a misspelt name is no empty history.
+            database.catalog_at(txn).group(name)
     while since < last_seq:
         upto = min(since + STRETCH_SEQS, last_seq)
         tables = None
