@@ -30,9 +30,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 import featurestore as fs
-from featurestore.engine import compactor
+from featurestore.engine import compactor, point_in_time
 from featurestore.engine import ingest as engine_ingest
 from featurestore.event_time import MAX_US, MIN_US
 from featurestore.storage import parquet
@@ -57,6 +58,12 @@ SIZES: list[tuple[Any, str, int]] = [
     (parquet, "ROW_GROUP_ROWS", 16),
 ]
 """Small enough that a few hundred rows make windows, cells and row groups."""
+
+APART: list[tuple[Any, str, int]] = [
+    (point_in_time, "_MATCH_ROWS_MIN", 30),
+    (point_in_time, "_HASHED_KEYS_MAX", 2),
+]
+"""With these, small files are matched one by one, and most joins skip none by its keys."""
 
 LENGTH = 40 * MINUTE
 """Event times of a store lie within this, on a grid of minutes, so that ties are common."""
@@ -191,17 +198,15 @@ class World:
             self.model.load(puts, now_us, write_times_us=arrived)
         else:
             self.model.load(puts, self.clock.us)
-        before = engine_ingest.JOURNAL_ROWS_MAX
-        engine_ingest.JOURNAL_ROWS_MAX = 0 if load.file else before
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            if load.file:
+                patch.setattr(engine_ingest, "JOURNAL_ROWS_MAX", 0)
             result = self.store.ingest(
                 group.name,
                 table,
                 id=f"step {len(self.seq_after)}",
                 write_time=None if load.arrived is None else "arrived",
             )
-        finally:
-            engine_ingest.JOURNAL_ROWS_MAX = before
         assert result.accepted == len(puts)
         if load.file:
             self.staged |= set(range(self.model.seq - len(puts) + 1, self.model.seq + 1))
@@ -231,28 +236,26 @@ def _completed(group: Group, put: Put) -> Put:
 
 
 @contextlib.contextmanager
-def world(era: str, *, key_hash_bits: int = 64) -> Iterator[World]:
+def world(era: str, *, key_hash_bits: int = 64, apart: bool = False) -> Iterator[World]:
     """Make a store in memory with the groups of this module, and a model beside it."""
-    before = [getattr(module, name) for module, name, _ in SIZES]
-    for module, name, size in SIZES:
-        setattr(module, name, size)
-    try:
-        with fresh_folder() as folder:
-            clock = Clock(ERAS[era] + LENGTH // 4)
-            with fs.open(
-                folder / "store",
-                clock=lambda: clock.us,
-                durability="rebuildable",
-                key_hash_bits=key_hash_bits,
-            ) as store:
-                now = World(store, Model(), clock, era)
-                for group in new_groups().values():
-                    agreement.create(store, group)
-                    now.model.groups[group.name] = group
-                yield now
-    finally:
-        for (module, name, _), size in zip(SIZES, before, strict=True):
-            setattr(module, name, size)
+    clock = Clock(ERAS[era] + LENGTH // 4)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        fresh_folder() as folder,
+        fs.open(
+            folder / "store",
+            clock=lambda: clock.us,
+            durability="rebuildable",
+            key_hash_bits=key_hash_bits,
+        ) as store,
+    ):
+        for module, name, size in [*SIZES, *(APART if apart else [])]:
+            patch.setattr(module, name, size)
+        now = World(store, Model(), clock, era)
+        for group in new_groups().values():
+            agreement.create(store, group)
+            now.model.groups[group.name] = group
+        yield now
 
 
 # ── drawing a story ──────────────────────────────────────────────────────────────────────────

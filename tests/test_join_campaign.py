@@ -123,7 +123,7 @@ def test_a_difference_is_cut_down_to_what_shows_it(monkeypatch: pytest.MonkeyPat
     label = Label(START + MINUTE, ((7,),))
     question = Question((Lookup("one", 0, math.inf),), (label,), by_write_time=False)
     story: list[Any] = [join_world.Tick(MINUTE), Load((*others, put), file=True), others[0]]
-    life = join_campaign.Life("today", 64, story, [question])
+    life = join_campaign.Life("today", 64, False, story, [question])
     short = join_campaign.shortest(life)
     assert short.story == [None, Load((put,), file=True), None]
     assert "MISSING" in str(join_campaign.difference_of(short))
