@@ -140,7 +140,7 @@ def shown_life(life: Life) -> str:
     lines = [f"{life.era}, key hash of {life.key_hash_bits} bits, {life.apart=}"]
     for step in life.story:
         if isinstance(step, Load):
-            lines += [f"  load of {len(step.puts)}, file={step.file}, arrived={step.arrived}"]
+            lines += [f"  load of {len(step.puts)}, by {step.way}, arrived={step.arrived}"]
             lines += [f"    {put}" for put in step.puts]
         elif step is not None:
             lines += [f"  {step}"]

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pytest
 
 import featurestore as fs
-from featurestore.engine import compactor, point_in_time
+from featurestore.engine import compactor, point_in_time, staging
 from featurestore.engine import ingest as engine_ingest
 from featurestore.event_time import MAX_US, MIN_US
 from featurestore.storage import parquet
@@ -106,10 +106,13 @@ KEYS: dict[str, list[Key]] = {
 
 @dataclass(frozen=True)
 class Load:
-    """A table of one group.  ``file`` stages a file; ``arrived`` are the rows' own write times."""
+    """A table of one group, by way of the journal, a file, or a file committed in slices.
+
+    ``arrived`` are the rows' own write times.
+    """
 
     puts: tuple[Put, ...]
-    file: bool
+    way: str
     arrived: tuple[int, ...] | None = None
 
 
@@ -167,7 +170,8 @@ class World:
             with contextlib.suppress(RefusedError):  # a hard delete of what is newer
                 [expected], _ = self.model.commit([step], self.clock.us)
                 result = agreement.send(self.store, self.model, step)
-                assert (result.seq, result.outcome) == (expected.seq, expected.outcome)
+                found = (result.seq, result.outcome)
+                assert found == (expected.seq, expected.outcome), (step, found, expected)
         elif isinstance(step, Load):
             self._load(step)
         elif isinstance(step, Tick):
@@ -190,25 +194,31 @@ class World:
     def _load(self, load: Load) -> None:
         group = self.model.groups[load.puts[0].group]
         puts = [_completed(group, put) for put in load.puts]
+        arrived = load.arrived and [min(time_us, self.clock.us) for time_us in load.arrived]
         table = agreement.table(group, puts)
-        if load.arrived is not None:
-            now_us = max(self.clock.us, self.model.last_commit_us)
-            arrived = [min(time_us, self.clock.us) for time_us in load.arrived]
+        if arrived:
             table = table.append_column("arrived", pa.array(arrived, pa.timestamp("us", "UTC")))
-            self.model.load(puts, now_us, write_times_us=arrived)
-        else:
-            self.model.load(puts, self.clock.us)
         with pytest.MonkeyPatch.context() as patch:
-            if load.file:
+            patch.setattr(staging, "SLICE_KEYS_MAX", 5)
+            if load.way != "journal":
                 patch.setattr(engine_ingest, "JOURNAL_ROWS_MAX", 0)
             result = self.store.ingest(
                 group.name,
                 table,
                 id=f"step {len(self.seq_after)}",
-                write_time=None if load.arrived is None else "arrived",
+                write_time="arrived" if arrived else None,
+                atomic=load.way == "file",
             )
         assert result.accepted == len(puts)
-        if load.file:
+        places = range(len(puts))
+        if load.way == "slices":
+            places = agreement.numbered(self.store, self.model, group, puts)
+        self.model.load(
+            [puts[place] for place in places],
+            self.clock.us,
+            write_times_us=arrived and [arrived[place] for place in places],
+        )
+        if load.way != "journal":
             self.staged |= set(range(self.model.seq - len(puts) + 1, self.model.seq + 1))
 
     def place(self, version: Version) -> str:
@@ -291,7 +301,7 @@ def _draw_stretch(chance: random.Random, era: str) -> list[Step]:
         arrived = None
         if chance.random() < 0.3:
             arrived = tuple(put.event_time_us + chance.randint(0, 4) * MINUTE for put in puts)
-        found.append(Load(puts, chance.random() < 0.4, arrived))
+        found.append(Load(puts, chance.choice([*["journal"] * 3, "file", "slices"]), arrived))
     for _ in range(chance.randint(5, 15)):
         name = chance.choice(WRITTEN)
         put = _draw_put(chance, era, name, minutes)
