@@ -41,7 +41,6 @@ Own memory is anonymous memory, its peak looked for every 10 ms.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -285,14 +284,6 @@ def _in_memory(run: Run) -> Iterator[Path]:
         dir=shared if os.access(shared, os.W_OK) else run.options.scratch,
     ) as folder:
         yield Path(folder)
-
-
-def streams(_options: Options) -> str | None:
-    """Need a join that streams."""
-    import featurestore as fs
-
-    there = "stream" in inspect.signature(fs.FeatureStore.point_in_time).parameters
-    return None if there else "needs point_in_time(stream=True)"
 
 
 def _ours_streamed(run: Run, *, join: Join) -> None:
@@ -564,7 +555,7 @@ CASES = (
         "streamed",
         "as record batches, in little memory",
         "label",
-        (Side("ours", partial(_ours_streamed, join=STREAM), "batches", streams,
+        (Side("ours", partial(_ours_streamed, join=STREAM), "batches",
               steps=STREAM.ours),),
         (Goal("peak of own memory", ("ours",), _peak_gib, at_most=1, unit=" GiB"),),
     ),

@@ -81,6 +81,28 @@ def table(group: Group, puts: Sequence[Put]) -> pa.Table:
     )
 
 
+def numbered(store: fs.FeatureStore, model: Model, group: Group, puts: Sequence[Put]) -> list[int]:
+    """Return the rows of a table by the seqs that its slices gave them, as history tells it.
+
+    Slices follow the order of the file, which is nobody's business but the store's.  What must hold
+    all the same: the rows are those given, and rows of one key and event time keep their order,
+    since the last of them wins.
+    """
+    answer = store.sql(
+        f'SELECT * FROM history."{group.name}" WHERE write_seq > ? ORDER BY write_seq', [model.seq]
+    )
+    left = [(as_row(group, put), place) for place, put in enumerate(puts)]
+    places = []
+    for found in rows_of(answer.select(list(group.features))):
+        at = next(i for i, (given, _) in enumerate(left) if given == found)
+        places.append(left.pop(at)[1])
+    assert not left
+    for tie in {(put.key, put.event_time_us) for put in puts}:
+        same = [place for place in places if (puts[place].key, puts[place].event_time_us) == tie]
+        assert [puts[place] for place in same] == [puts[place] for place in sorted(same)]
+    return places
+
+
 def create(store: fs.FeatureStore, group: Group) -> None:
     """Create the model's group in the store."""
     store.create_feature_group(

@@ -6,9 +6,9 @@
 
 Stores of ``join_world.py`` are made one after the other, each with a seed of its own counted up
 from ``--seed``, and each is asked some joins of many labels.  A case is one label in one lookup.
-One store in ten hashes its keys to four values; stores live in turn today, in the year 1, around
-1970 and at the end of 9999.  At the end the cases are counted by what they are about, and a kind
-that has not occurred is a failure like a wrong answer.
+One store in ten hashes its keys to four values, one in three matches small files one by one; stores
+live in turn today, in the year 1, around 1970 and at the end of 9999.  At the end the cases are
+counted by what they are about, and a kind that has not occurred is a failure like a wrong answer.
 
 A wrong answer is cut down to the steps without which it would be right, and printed with the label.
 """
@@ -20,10 +20,11 @@ import random
 import sys
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from tests.join_questions import KINDS, DifferenceError, Question, ask, draw_question
-from tests.join_world import ERAS, Load, Step, draw_story, world
+from tests.join_world import ERAS, Load, Step, World, draw_story, world
 
 JOINS = 16
 LABELS = 32
@@ -35,8 +36,13 @@ class Life:
 
     era: str
     key_hash_bits: int
+    apart: bool
     story: list[Step]
     questions: list[Question]
+
+    def world(self) -> AbstractContextManager[World]:
+        """Make the store."""
+        return world(self.era, key_hash_bits=self.key_hash_bits, apart=self.apart)
 
 
 def live(number: int, seed: int, *, cut: bool = True) -> Counter[str]:
@@ -48,10 +54,11 @@ def live(number: int, seed: int, *, cut: bool = True) -> Counter[str]:
         With the shortest life that shows it, if it is to be cut down.
     """
     chance = random.Random(f"{seed}/{number}")
-    life = Life(list(ERAS)[number % len(ERAS)], 2 if number % 10 == 3 else 64, [], [])
+    era, bits = list(ERAS)[number % len(ERAS)], 2 if number % 10 == 3 else 64
+    life = Life(era, bits, number % 3 == 1, [], [])
     life.story.extend(draw_story(chance, life.era))
     counts: Counter[str] = Counter()
-    with world(life.era, key_hash_bits=life.key_hash_bits) as now:
+    with life.world() as now:
         for step in life.story:
             now.tell(step)
         now.require_places()
@@ -117,7 +124,7 @@ def _without(load: Load, row: int) -> Load:
 
 def difference_of(life: Life) -> DifferenceError | None:
     """Live again, and return where the answer is wrong."""
-    with world(life.era, key_hash_bits=life.key_hash_bits) as now:
+    with life.world() as now:
         for step in life.story:
             now.tell(step)
         try:
@@ -130,10 +137,10 @@ def difference_of(life: Life) -> DifferenceError | None:
 
 def shown_life(life: Life) -> str:
     """Return a life as lines; unlike what is told, a table is one line for each row."""
-    lines = [f"{life.era}, key hash of {life.key_hash_bits} bits"]
+    lines = [f"{life.era}, key hash of {life.key_hash_bits} bits, {life.apart=}"]
     for step in life.story:
         if isinstance(step, Load):
-            lines += [f"  load of {len(step.puts)}, file={step.file}, arrived={step.arrived}"]
+            lines += [f"  load of {len(step.puts)}, by {step.way}, arrived={step.arrived}"]
             lines += [f"    {put}" for put in step.puts]
         elif step is not None:
             lines += [f"  {step}"]

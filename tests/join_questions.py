@@ -65,6 +65,7 @@ class Question:
     labels: tuple[Label, ...]
     by_write_time: bool
     with_status: bool = True
+    stream: bool = False
     as_of_step: int | None = None
     as_of_us: int | None = None
 
@@ -100,6 +101,7 @@ def draw_question(chance: random.Random, now: World, labels: int) -> Question:
     drawn += chance.choices(drawn, k=labels // 10) if drawn else []
     chance.shuffle(drawn)
     question = Question(lookups, tuple(drawn), by_write_time, with_status=chance.random() < 0.5)
+    question = replace(question, stream=chance.random() < 0.25)
     way = chance.random()
     if way < 0.15:
         return replace(question, as_of_step=chance.randrange(len(now.seq_after)))
@@ -184,7 +186,9 @@ def ask(now: World, question: Question) -> Counter[str]:
         as_of=as_of,
         known="write_time" if question.by_write_time else "event_time",
         with_status=question.with_status,
+        stream=question.stream,
     )
+    answer = answer.read_all() if question.stream else answer
     assert answer["row"].to_pylist() == list(range(len(question.labels)))
     rows = agreement.rows_of(answer)
     counts: Counter[str] = Counter()
@@ -210,6 +214,7 @@ def ask(now: World, question: Question) -> Counter[str]:
             counts["case"] += 1
     counts["join"] += 1
     counts["join without status"] += not question.with_status
+    counts["join as a stream"] += question.stream
     counts["join without labels"] += not question.labels
     counts["join at an earlier seq"] += question.as_of_step is not None
     counts["join at an earlier time"] += question.as_of_us is not None
@@ -369,7 +374,7 @@ KINDS = frozenset(
         *(f"record of {when}" for when in ("year 1", "year 9999", "other years")),
         *(f"row in {place}" for place in ("a cell", "a staged file", "a flushed file")),
         "row in the journal", "case", "join", "duplicate label", "label of several lookups",
-        "join without labels", "join without status",
+        "join without labels", "join without status", "join as a stream",
         "join at an earlier seq", "join at an earlier time",
         "null key", "key of no record", "group without records", "label before the first event",
         "delay decides", "write time decides", "as of decides",

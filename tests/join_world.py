@@ -30,10 +30,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 import featurestore as fs
-from featurestore.engine import compactor
+from featurestore.engine import compactor, point_in_time, staging
 from featurestore.engine import ingest as engine_ingest
+from featurestore.engine.point_in_time import batches
 from featurestore.event_time import MAX_US, MIN_US
 from featurestore.storage import parquet
 from tests import agreement
@@ -57,6 +59,15 @@ SIZES: list[tuple[Any, str, int]] = [
     (parquet, "ROW_GROUP_ROWS", 16),
 ]
 """Small enough that a few hundred rows make windows, cells and row groups."""
+
+APART: list[tuple[Any, str, int]] = [
+    (point_in_time, "_MATCH_ROWS_MIN", 30),
+    (point_in_time, "_HASHED_KEYS_MAX", 2),
+    (batches, "_ROWS_MIN", 9),
+    (batches, "_FIXED_BYTES", 1 << 30),
+]
+"""With these, small files are matched one by one, most joins skip none by its keys, and a stream
+has many batches."""
 
 LENGTH = 40 * MINUTE
 """Event times of a store lie within this, on a grid of minutes, so that ties are common."""
@@ -99,10 +110,13 @@ KEYS: dict[str, list[Key]] = {
 
 @dataclass(frozen=True)
 class Load:
-    """A table of one group.  ``file`` stages a file; ``arrived`` are the rows' own write times."""
+    """A table of one group, by way of the journal, a file, or a file committed in slices.
+
+    ``arrived`` are the rows' own write times.
+    """
 
     puts: tuple[Put, ...]
-    file: bool
+    way: str
     arrived: tuple[int, ...] | None = None
 
 
@@ -160,7 +174,8 @@ class World:
             with contextlib.suppress(RefusedError):  # a hard delete of what is newer
                 [expected], _ = self.model.commit([step], self.clock.us)
                 result = agreement.send(self.store, self.model, step)
-                assert (result.seq, result.outcome) == (expected.seq, expected.outcome)
+                found = (result.seq, result.outcome)
+                assert found == (expected.seq, expected.outcome), (step, found, expected)
         elif isinstance(step, Load):
             self._load(step)
         elif isinstance(step, Tick):
@@ -183,27 +198,31 @@ class World:
     def _load(self, load: Load) -> None:
         group = self.model.groups[load.puts[0].group]
         puts = [_completed(group, put) for put in load.puts]
+        arrived = load.arrived and [min(time_us, self.clock.us) for time_us in load.arrived]
         table = agreement.table(group, puts)
-        if load.arrived is not None:
-            now_us = max(self.clock.us, self.model.last_commit_us)
-            arrived = [min(time_us, self.clock.us) for time_us in load.arrived]
+        if arrived:
             table = table.append_column("arrived", pa.array(arrived, pa.timestamp("us", "UTC")))
-            self.model.load(puts, now_us, write_times_us=arrived)
-        else:
-            self.model.load(puts, self.clock.us)
-        before = engine_ingest.JOURNAL_ROWS_MAX
-        engine_ingest.JOURNAL_ROWS_MAX = 0 if load.file else before
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(staging, "SLICE_KEYS_MAX", 5)
+            if load.way != "journal":
+                patch.setattr(engine_ingest, "JOURNAL_ROWS_MAX", 0)
             result = self.store.ingest(
                 group.name,
                 table,
                 id=f"step {len(self.seq_after)}",
-                write_time=None if load.arrived is None else "arrived",
+                write_time="arrived" if arrived else None,
+                atomic=load.way == "file",
             )
-        finally:
-            engine_ingest.JOURNAL_ROWS_MAX = before
         assert result.accepted == len(puts)
-        if load.file:
+        places = range(len(puts))
+        if load.way == "slices":
+            places = agreement.numbered(self.store, self.model, group, puts)
+        self.model.load(
+            [puts[place] for place in places],
+            self.clock.us,
+            write_times_us=arrived and [arrived[place] for place in places],
+        )
+        if load.way != "journal":
             self.staged |= set(range(self.model.seq - len(puts) + 1, self.model.seq + 1))
 
     def place(self, version: Version) -> str:
@@ -231,28 +250,26 @@ def _completed(group: Group, put: Put) -> Put:
 
 
 @contextlib.contextmanager
-def world(era: str, *, key_hash_bits: int = 64) -> Iterator[World]:
+def world(era: str, *, key_hash_bits: int = 64, apart: bool = False) -> Iterator[World]:
     """Make a store in memory with the groups of this module, and a model beside it."""
-    before = [getattr(module, name) for module, name, _ in SIZES]
-    for module, name, size in SIZES:
-        setattr(module, name, size)
-    try:
-        with fresh_folder() as folder:
-            clock = Clock(ERAS[era] + LENGTH // 4)
-            with fs.open(
-                folder / "store",
-                clock=lambda: clock.us,
-                durability="rebuildable",
-                key_hash_bits=key_hash_bits,
-            ) as store:
-                now = World(store, Model(), clock, era)
-                for group in new_groups().values():
-                    agreement.create(store, group)
-                    now.model.groups[group.name] = group
-                yield now
-    finally:
-        for (module, name, _), size in zip(SIZES, before, strict=True):
-            setattr(module, name, size)
+    clock = Clock(ERAS[era] + LENGTH // 4)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        fresh_folder() as folder,
+        fs.open(
+            folder / "store",
+            clock=lambda: clock.us,
+            durability="rebuildable",
+            key_hash_bits=key_hash_bits,
+        ) as store,
+    ):
+        for module, name, size in [*SIZES, *(APART if apart else [])]:
+            patch.setattr(module, name, size)
+        now = World(store, Model(), clock, era)
+        for group in new_groups().values():
+            agreement.create(store, group)
+            now.model.groups[group.name] = group
+        yield now
 
 
 # ── drawing a story ──────────────────────────────────────────────────────────────────────────
@@ -288,7 +305,7 @@ def _draw_stretch(chance: random.Random, era: str) -> list[Step]:
         arrived = None
         if chance.random() < 0.3:
             arrived = tuple(put.event_time_us + chance.randint(0, 4) * MINUTE for put in puts)
-        found.append(Load(puts, chance.random() < 0.4, arrived))
+        found.append(Load(puts, chance.choice([*["journal"] * 3, "file", "slices"]), arrived))
     for _ in range(chance.randint(5, 15)):
         name = chance.choice(WRITTEN)
         put = _draw_put(chance, era, name, minutes)

@@ -122,10 +122,10 @@ def test_a_difference_is_cut_down_to_what_shows_it(monkeypatch: pytest.MonkeyPat
     others = [replace(put, event_time_us=START + n * MINUTE) for n in range(5, 15)]
     label = Label(START + MINUTE, ((7,),))
     question = Question((Lookup("one", 0, math.inf),), (label,), by_write_time=False)
-    story: list[Any] = [join_world.Tick(MINUTE), Load((*others, put), file=True), others[0]]
-    life = join_campaign.Life("today", 64, story, [question])
+    story: list[Any] = [join_world.Tick(MINUTE), Load((*others, put), way="file"), others[0]]
+    life = join_campaign.Life("today", 64, False, story, [question])
     short = join_campaign.shortest(life)
-    assert short.story == [None, Load((put,), file=True), None]
+    assert short.story == [None, Load((put,), way="file"), None]
     assert "MISSING" in str(join_campaign.difference_of(short))
     monkeypatch.undo()
     assert join_campaign.difference_of(life) is None

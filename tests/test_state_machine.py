@@ -298,7 +298,8 @@ class StoreMachine(RuleBasedStateMachine):
             return
         self.count(f"ingest by {way}" + (" in slices" if way == "file" and self.small else ""))
         result = self._ingest(group, puts, form, way, load_id)
-        accepted = self._in_seq_order(group, puts) if way == "file" else puts
+        numbered = way == "file" and agreement.numbered(self.store, self.model, group, puts)
+        accepted = [puts[place] for place in numbered] if numbered else puts
         late, expired = self.model.load(accepted, self.clock_us)
         counts = (result.accepted, result.late, result.expired, result.rejected, result.replayed)
         assert counts == (len(puts), late, expired, 0, 0)
@@ -319,29 +320,6 @@ class StoreMachine(RuleBasedStateMachine):
             data = pl.from_arrow(data)
         with sizes(*([] if way == "journal" else [(engine_ingest, "JOURNAL_ROWS_MAX", 0)])):
             return self.store.ingest(group.name, data, id=load_id, atomic=way == "one file")
-
-    def _in_seq_order(self, group: Group, puts: list[Put]) -> list[Put]:
-        """Return rows in the order their slices were committed, as history tells it.
-
-        Slices follow the order of the file, which is nobody's business but the store's.  What must
-        hold all the same: the rows are those given, and rows of one key and event time keep their
-        order, since the last of them wins.
-        """
-        table = self.store.sql(
-            f'SELECT * FROM history."{group.name}" WHERE write_seq > ? ORDER BY write_seq',
-            [self.model.seq],
-        )
-        found = agreement.rows_of(table.select(list(group.features)))
-        left = [(agreement.as_row(group, put), put) for put in puts]
-        ordered = []
-        for row in found:
-            place = next(i for i, (given, _) in enumerate(left) if given == row)
-            ordered.append(left.pop(place)[1])
-        assert not left
-        for key, event_time_us in {(put.key, put.event_time_us) for put in puts}:
-            same = [p for p in puts if (p.key, p.event_time_us) == (key, event_time_us)]
-            assert same == [p for p in ordered if (p.key, p.event_time_us) == (key, event_time_us)]
-        return ordered
 
     # ── time passes, files move, definitions change ──────────────────────────────────────────
 
