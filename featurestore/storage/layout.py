@@ -1,18 +1,18 @@
 """How a history file lays its columns out: smallest first, then the spare bytes bought for speed.
 
 A column can be written in several ways.  One row group of 122,880 rows, sorted by key, on two
-cores (bytes a value; CPU ns a value to write and to decode with pyarrow):
+cores (bytes a value; CPU ns a value to write and to decode with pyarrow; * what is chosen):
 
-=====================  =================  =================  ==================  =================
-column                 PLAIN              PLAIN, zstd        dictionary          delta
-=====================  =================  =================  ==================  =================
-random floats          8.0 B, 7 + **1.8** 7.5 B, 18 + 9      10.1 B, 60 + 2.7    not for floats
-temperatures           8.0 B, 9 + **3**   1.2 B, 34 + 14     **1.1 B**, 20 + 4   not for floats
-delays in minutes      8.0 B, 8 + **1.5** 1.5 B, 26 + 13     **1.2 B**, 9 + 2.4  1.2 B, 9 + 2.4
-event time, one year   8.0 B, 10 + **2**  7.0 B, 15 + 8      10.1 B, 46 + 3      **5.7 B**, 17 + 4
-ordinals of input      8.0 B, 11 + 2.4    3.5 B, 47 + 17     10.1 B, 53 + 3      **2.7 B**, 13 + 4
-key, 40 rows each      8.0 B, 7 + 1.7     0.2 B, 9 + 3       **0.3 B**, 7 + 1.6  1.9 B, 9 + 2
-=====================  =================  =================  ==================  =================
+=====================  =================  ==================  ==================  ================
+column                 PLAIN              PLAIN, zstd         dictionary          delta
+=====================  =================  ==================  ==================  ================
+random floats          8.0 B, 7 + 1.8 *   7.5 B, 18 + 9       10.1 B, 60 + 2.7    not for floats
+temperatures           8.0 B, 9 + 3       1.2 B, 34 + 14      1.1 B, 20 + 4 *     not for floats
+delays in minutes      8.0 B, 8 + 1.5     1.5 B, 26 + 13      1.2 B, 9 + 2.4 *    1.2 B, 9 + 2.4
+event time, one year   8.0 B, 10 + 2 *    7.0 B, 15 + 8       10.1 B, 46 + 3      5.7 B, 17 + 4
+ordinals of input      8.0 B, 11 + 2.4    3.5 B, 47 + 17      10.1 B, 53 + 3      2.7 B, 13 + 4 *
+key, 40 rows each      8.0 B, 7 + 1.7     0.2 B, 9 + 3        0.3 B, 7 + 1.6 *    1.9 B, 9 + 2
+=====================  =================  ==================  ==================  ================
 
 Three things follow.  A dictionary of what repeats is as fast as raw values and smaller than zstd
 makes them; zstd over raw values is what costs most to read, and saves least where values are
