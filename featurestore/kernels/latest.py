@@ -82,14 +82,14 @@ def move_latest(
         0, or LMDB's code, or `CORRUPT`; then the transaction must be abandoned.
     """
     wanted = np.empty(KEY_BYTES_MAX, np.uint8)
-    wanted_at = wanted.ctypes.data
     vals = np.empty(4, np.int64)  # two MDB_val: size and address of the key, then of the value
-    key_val = vals.ctypes.data
-    value_val = key_val + 16
     for j in range(4):
         wanted[j] = (group_id >> (24 - 8 * j)) & 0xFF
     for i in range(len(hashes)):
         size = key_offsets[i + 1] - key_offsets[i]
+        # Addresses are taken anew for each key: an array that a loop does not name is freed early.
+        wanted_at, key_val = wanted.ctypes.data, vals.ctypes.data
+        value_val = key_val + 16
         store_big_endian(wanted_at + 4, np.uint64(hashes[i]) ^ SIGN)
         copy_bytes(wanted_at + PREFIX_BYTES, keys.ctypes.data + key_offsets[i], size)
         vals[0] = PREFIX_BYTES + size

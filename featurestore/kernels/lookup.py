@@ -120,11 +120,7 @@ def find(
         `NO_ROW`, or the first row whose record is bad.
     """
     wanted = np.empty(KEY_BYTES_MAX, np.uint8)
-    wanted_at = wanted.ctypes.data
     vals = np.empty(4, np.int64)  # two MDB_val: size and address of the key, then of the value
-    key_val = vals.ctypes.data
-    value_val = key_val + 16
-    vals[1] = wanted_at
     for j in range(4):
         wanted[j] = (group_id >> (24 - 8 * j)) & 0xFF
     for i in order:
@@ -134,10 +130,13 @@ def find(
             continue
         if size > KEY_BYTES_MAX - PREFIX_BYTES:
             return int(i)
+        # Addresses are taken anew for each key: an array that a loop does not name is freed early.
+        wanted_at, key_val = wanted.ctypes.data, vals.ctypes.data
         store_big_endian(wanted_at + 4, np.uint64(hashes[i]) ^ SIGN)
         copy_bytes(wanted_at + PREFIX_BYTES, keys.ctypes.data + offsets[i], size)
         vals[0] = PREFIX_BYTES + size
-        code = call_get(get, txn, database, key_val, value_val)
+        vals[1] = wanted_at
+        code = call_get(get, txn, database, key_val, key_val + 16)
         if code == NOT_FOUND:
             continue
         if code != 0 or vals[2] < HEADER_BYTES:
