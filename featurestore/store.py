@@ -72,8 +72,9 @@ def open(  # noqa: A001  the verb of every store
         Returns now, as microseconds since the epoch or as an aware datetime.
     durability : {"strict", "relaxed", "rebuildable"}, optional
         Chosen when the store is made.  ``strict``, the default: durable when acknowledged.
-        ``relaxed``: acknowledged before the commit, at most 100 ms may be lost, on kill too.
-        ``rebuildable``: never synced; everything may be lost at a power cut.
+        ``relaxed``: acknowledged in the queue, committed and synced within 100 ms; that much may
+        be lost, on kill too.  ``rebuildable``: committed but never synced; everything may be lost
+        at a power cut, nothing on kill.
     quota : int, optional
         Bytes the engine may take (not history files): 64 GiB by default; may be changed later.
     upkeep : bool

@@ -10,7 +10,7 @@ opened for appending: a kill loses no note that was made, and leaves at most one
             put into ``fleeting``, which may be gone at that moment.
 ``read``    one key after the other, both groups at once by SQL, and joins: what it sees never
             goes back, and never shows half of a write
-``tidy``    flush and compact, over and over, beside the upkeep of all processes; delete
+``tidy``    flush and compact, over and over, beside the upkeep that runs in all of them; delete
             ``fleeting`` and create it again
 ==========  ====================================================================================
 

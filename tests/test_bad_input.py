@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pytest
 
 import featurestore as fs
+from featurestore.engine import upkeep
 from tests.small_world import fresh_store
 
 if TYPE_CHECKING:
@@ -821,7 +823,7 @@ def rows_in(store: fs.FeatureStore) -> int:
 
 
 def test_a_full_quota_refuses_writes_until_a_flush_makes_room(tmp_path: Path) -> None:
-    with fs.open(tmp_path / "store", quota=8 << 20, clock=lambda: NOW) as store:
+    with fs.open(tmp_path / "store", quota=8 << 20, clock=lambda: NOW, upkeep=False) as store:
         a_group(store)
         acknowledged = filled(store)
         assert acknowledged > 10
@@ -858,7 +860,7 @@ def small_disk() -> Iterator[Path]:
 
 def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
-    with fs.open(small_disk / "store", clock=lambda: NOW) as store:
+    with fs.open(small_disk / "store", clock=lambda: NOW, upkeep=False) as store:
         a_group(store)
         store.put_record("g", {"k": 1, "t": NOW, "body": "first"})
         disk = os.statvfs(small_disk)
@@ -881,7 +883,7 @@ def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> Non
         assert rows_in(store) == acknowledged + 1
         store.flush()
         assert store.verify() == []
-    with fs.open(small_disk / "store", clock=lambda: NOW) as store:
+    with fs.open(small_disk / "store", clock=lambda: NOW, upkeep=False) as store:
         assert rows_in(store) == acknowledged + 1
         assert store.verify() == []
 
@@ -889,7 +891,7 @@ def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> Non
 def test_a_disk_full_to_the_last_byte_loses_nothing(small_disk: Path) -> None:
     """The reserve is gone too: somebody else filled the disk, so the commit itself fails."""
     ballast = small_disk / "ballast"
-    with fs.open(small_disk / "store", clock=lambda: NOW) as store:
+    with fs.open(small_disk / "store", clock=lambda: NOW, upkeep=False) as store:
         a_group(store)
         for number in range(20):
             store.put_record("g", {"k": number, "t": NOW - HOUR, "body": "x" * 5000})
@@ -913,4 +915,38 @@ def test_a_disk_full_to_the_last_byte_loses_nothing(small_disk: Path) -> None:
         store.put_record("g", {"k": 1, "t": NOW, "body": "again"})
         store.flush()
         assert rows_in(store) == acknowledged + 1
+        assert store.verify() == []
+
+
+def test_upkeep_waits_for_room_on_a_full_disk(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says why it waits; when there is room, it and the writes go on by themselves."""
+    monkeypatch.setattr(upkeep, "TICK_SECONDS", 0.001)
+    monkeypatch.setattr(upkeep, "PAUSE_SECONDS_MAX", 0.01)
+    ballast = small_disk / "ballast"
+
+    def until(happened: Callable[[dict[str, Any]], bool]) -> None:
+        give_up_at = time.monotonic() + 60
+        while not happened(store.stat()):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.005)
+
+    with fs.open(small_disk / "store", clock=lambda: NOW) as store:
+        a_group(store)
+        store.put_record("g", {"k": 0, "t": NOW, "body": "first"})
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 12))
+                file.flush()
+        monkeypatch.setattr(upkeep, "TAIL_ROWS", 1)
+        until(lambda facts: "StoreFull" in (facts["upkeep"]["last_error"] or ""))
+        with pytest.raises(fs.StoreFull):
+            store.put_record("g", {"k": 0, "t": NOW, "body": "x" * 300_000})
+        assert store.get_record("g", 0)["body"] == "first"
+        ballast.unlink()
+        store.put_record("g", {"k": 1, "t": NOW, "body": "second"})
+        until(lambda facts: facts["upkeep"]["failures"] == 0)
+        until(lambda facts: facts["groups"]["g"]["journal_rows"] == 0)
+        assert rows_in(store) == 2
         assert store.verify() == []

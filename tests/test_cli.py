@@ -356,7 +356,13 @@ def test_flush_and_compact_change_no_answer(shell: Callable[..., Result]) -> Non
 @pytest.mark.usefixtures("weather")
 def test_stat_counts(shell: Callable[..., Result]) -> None:
     assert "weather" in shell("stat").stdout
-    assert isinstance(json.loads(shell("stat", "--json").stdout), dict)
+    facts = json.loads(shell("stat", "--json").stdout)
+    assert facts["groups"]["weather"]["history_rows"] == facts["groups"]["weather"]["journal_rows"]
+    with fs.open("store") as store:
+        store.create_consumer("replica")
+    shown = shell("stat").stdout
+    for words in ("oldest unflushed", "upkeep running", "consumer", "replica", "journal rows"):
+        assert words in shown
 
 
 def test_verify_finds_a_fault_and_says_so(shell: Callable[..., Result], weather: Path) -> None:

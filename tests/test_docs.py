@@ -50,7 +50,20 @@ def test_the_example_is_ten_lines() -> None:
 
 
 def test_every_python_block_of_the_readme_is_run() -> None:
-    assert len(EXAMPLES) == 1, "run the new block in a test too"
+    assert len(EXAMPLES) == 2, "run the new block in a test too"
+
+
+def test_the_example_of_a_replica_runs(tmp_path: Path) -> None:
+    told: list[object] = []
+    with fs.open(tmp_path / "store") as store:
+        store.create_feature_group(
+            "g", record_identifier="k", event_time="t", features={"k": "int64", "t": "timestamp"}
+        )
+        store.put_record("g", {"k": 1, "t": "2013-01-01T05:00Z"})
+        names = {"store": store, "apply_to_replica": lambda *change: told.append(change)}
+        exec(compile(EXAMPLES[1], "README.md", "exec"), names)
+        assert [(group, record["k"]) for group, record, _ in told] == [("g", 1)]  # type: ignore[misc]
+        assert store.stat()["consumers"]["replica"]["lag_records"] == 0
 
 
 @pytest.mark.parametrize("command", sorted(get_command(cli.app).commands))

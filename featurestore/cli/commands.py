@@ -20,6 +20,7 @@ import featurestore as fs
 from featurestore.cli.inputs import keys_from_text, rows_of, schema_of
 from featurestore.cli.outputs import (
     counted,
+    counts_table,
     duration_text,
     err,
     measured,
@@ -30,6 +31,7 @@ from featurestore.cli.outputs import (
     print_json_rows,
     progress_bar,
     rows_table,
+    spelled,
 )
 from featurestore.errors import FeatureStoreError, InvalidInput, NotInstalled
 
@@ -461,21 +463,19 @@ def verify(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
 
 @app.command(epilog=examples("featurestore stat", "featurestore stat --json"))
 def stat(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Show sizes and counts: records, journal, files, room."""
+    """Show sizes and counts: records, journal, files, room; how fresh, and what upkeep does."""
     with reading(store) as opened:
         facts = opened.stat()
     if as_json:
         print_json(facts)
         return
-    per_group = facts.pop("groups")
-    out.print(pairs_table((name, measured(name, fact)) for name, fact in facts.items()))
-    columns = list(next(iter(per_group.values()), {}))
-    table = Table("group")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for name, counts in per_group.items():
-        table.add_row(name, *(measured(column, counts[column]) for column in columns))
-    out.print(table)
+    tables = {name: facts.pop(name) for name in ("groups", "consumers")}
+    flat = {**facts, **{f"upkeep {name}": fact for name, fact in facts.pop("upkeep").items()}}
+    flat.pop("upkeep")
+    out.print(pairs_table((spelled(name), measured(name, fact)) for name, fact in flat.items()))
+    for title, rows in tables.items():
+        if rows:
+            out.print(counts_table(title.removesuffix("s"), rows))
 
 
 # ── the server ───────────────────────────────────────────────────────────────────────────────────

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import pyarrow as pa
 
@@ -91,8 +91,32 @@ def pairs_table(pairs: Iterable[tuple[str, object]], title: str | None = None) -
     return table
 
 
+def spelled(name: str) -> str:
+    """Return the name of a fact in words."""
+    return name.replace("_", " ").removesuffix(" seconds")
+
+
+def counts_table(kind: str, rows: Mapping[str, Mapping[str, object]]) -> Table:
+    """Return facts of ``stat`` about each of some things, one a line."""
+    names = list(next(iter(rows.values())))
+    table = Table(kind)
+    for name in names:
+        table.add_column(spelled(name), justify="right")
+    for title, facts in rows.items():
+        table.add_row(Text(title), *(measured(name, facts[name]) for name in names))
+    return table
+
+
 def measured(name: str, value: object) -> Text:
-    """Return a fact of ``stat``: bytes in their larger units, counts in groups of three."""
+    """Return a fact of ``stat``: bytes and seconds in larger units, counts in groups of three."""
+    if value is None:
+        return Text("-", style="dim")
+    if name.endswith("pid"):
+        return Text(str(value))
+    if name.endswith("seconds") or name.startswith("seconds"):
+        return cell(timedelta(seconds=float(str(value))))
+    if isinstance(value, datetime):
+        return Text(f"{value:%Y-%m-%d %H:%M:%S} UTC")
     if isinstance(value, int) and not isinstance(value, bool):
         return Text(decimal(value) if name.endswith("bytes") else f"{value:,}")
     return cell(value)

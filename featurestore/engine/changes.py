@@ -10,11 +10,13 @@
 A record keeps its ``seq`` whatever is flushed and compacted, so stretches read at different moments
 fit together, a consumer that remembers the last seq it has seen misses nothing and sees nothing
 twice, and neither files nor LMDB pages are held while it works.  Memory is bounded: seqs number
-the records of the whole store, so a stretch of them has no more rows than that.
+the records of the whole store, so a stretch of them has no more rows than that, and of a file one
+row group is in memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from dataclasses import replace
 from operator import itemgetter
@@ -24,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.encoding.columns import decode_history
-from featurestore.errors import ConsumerExists, InvalidInput
+from featurestore.errors import ConsumerExists, InvalidInput, UnknownFeatureGroup
 from featurestore.storage import commits, consumers, journal, manifest
 from featurestore.storage.parquet import WRITE_SEQ
 
@@ -79,7 +81,13 @@ def _stretch(
     known = database.catalog().groups
     groups = [name for name in known if known[name].offline] if names is None else names
     tables = []
-    with database.snapshot(groups, with_tail=False) as snapshots:
+    with contextlib.ExitStack() as stack:
+        try:
+            snapshots = stack.enter_context(database.snapshot(groups, with_tail=False))
+        except UnknownFeatureGroup:
+            if names is None:  # one was deleted this moment
+                return None
+            raise
         for snapshot in snapshots.values():
             snapshot.require_history()
             tail = _tail(database, snapshot, since, upto)
@@ -113,9 +121,11 @@ def _tail(database: Database, snapshot: GroupSnapshot, since: int, upto: int) ->
 
 
 def _pieces(snapshot: GroupSnapshot, entry: FileEntry, since: int, upto: int) -> Iterator[pa.Table]:
-    """Read the rows of a file between two seqs; only the seqs, if there are none."""
-    if _between(snapshot.read(entry, [WRITE_SEQ]), since, upto).num_rows > 0:
-        yield _between(snapshot.read(entry), since, upto)
+    """Read the rows of a file between two seqs, a row group at a time; often only the seqs."""
+    with snapshot.open(entry) as file:
+        for number in range(file.row_groups):
+            if _between(file.read([WRITE_SEQ], [number]), since, upto).num_rows > 0:
+                yield _between(file.read(row_groups=[number]), since, upto)
 
 
 def _between(table: pa.Table, since: int, upto: int) -> pa.Table:

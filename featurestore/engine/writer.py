@@ -59,7 +59,10 @@ QUEUE_WAIT_SECONDS = 30.0
 GROUP_JOBS_MAX = 1_000
 GROUP_BYTES_MAX = 16 << 20
 #: The share of the last sync's time spent waiting for those who shared it, and how often to look.
+#: Measured with 16 threads: 271 µs a put become 152 where a sync takes 2 ms; nothing is gained
+#: where it takes 0.4, since the callers take as long to come back.
 GATHER_SHARE = 0.5
+GATHER_SYNC_SECONDS = 0.001
 GATHER_POLL_SECONDS = 20e-6
 #: `relaxed` collects writes for this long; with the commit itself it stays below 100 ms.
 RELAXED_WAIT_SECONDS = 0.05
@@ -376,7 +379,7 @@ class Writer:
         if self.relaxed:
             self._hurry.wait(max(0.0, first.queued_at + RELAXED_WAIT_SECONDS - time.monotonic()))
             self._hurry.clear()
-        elif self._callers > 1:
+        elif self._callers > 1 and self._sync_seconds >= GATHER_SYNC_SECONDS:
             self._await_callers()
         group, size = [first], first.bytes_needed
         # One thread takes from the queue, so as many can be had as there are.
