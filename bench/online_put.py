@@ -23,8 +23,17 @@ nobody shares.
 What the store may add is the encoding, and the lock it shares with a bulk ingest, which lets go of
 it every ``max_lock``.
 
-**Reached** (full size, medians of the rounds; ``python -m bench online_put --size full``): not yet
-measured on a quiet machine.
+From sixteen threads of Python a put costs two switches of the interpreter's lock besides: a loop
+that does nothing but hand itself to another thread and wait for a sync takes 40 to 90 µs a turn.
+
+**Reached** (full size, medians of 2 rounds; other work ran beside it, so quiet figures are still to
+come; ``python -m bench online_put --size full``):
+
+==============  ==================================================================================
+batch           `ingest` 2.7 x C, `write` of dicts 7.2 x C (CPU)
+strict          1.7 x C (wall); sixteen threads put 3 times what one does
+beside_ingest   p99 10 ms above the quiet one (small size), beside a thread or a process
+==============  ==================================================================================
 
 What is to the peers' advantage: SQLite, Redis, py-lmdb and Feast keep no history; C, py-lmdb and
 Redis are given finished bytes; Redis's server is not in its figure (``server_cpu_s``); Feast holds
