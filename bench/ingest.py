@@ -138,6 +138,7 @@ def _make_codec(run: Run, folder: Path) -> None:
     table = datasets.history(10_000, 100, run.seed)
     with _open(folder / "store", table) as store:
         store.ingest(GROUP, table)
+        store.flush()  # if it went through the journal
     [path] = (folder / "store").glob("data/**/*.parquet")
     metadata = pq.read_metadata(path)
     columns = [metadata.row_group(0).column(at) for at in range(metadata.num_columns)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PIECES = 50
-JOURNAL_ROWS = 4_096  # what an ingest leaves in the journal
+JOURNAL_ROWS = 4_096  # an ingest of so few leaves them in the journal
 
 
 @dataclass(frozen=True)
