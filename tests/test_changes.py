@@ -102,6 +102,29 @@ def test_changes_go_on_while_everything_is_moved(monkeypatch: pytest.MonkeyPatch
             mover.join()
 
 
+def test_a_flush_between_the_files_and_the_tail_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The list of files is read, then the tail is moved into one, then the tail is read."""
+    with fresh_store(clock=lambda: NOW) as store:
+        two_groups(store)
+        for x in range(6):
+            store.put_record(("left", "right")[x % 2], record(x))
+        read_tail, left = changes._tail, 3
+
+        def late(*args: Any) -> Any:
+            nonlocal left
+            if left:
+                left -= 1
+                store.put_record("left", record(9))
+                store.flush()
+            return read_tail(*args)
+
+        monkeypatch.setattr(changes, "_tail", late)
+        assert [change["record"]["x"] for change in store.changes()] == list(range(6))
+        assert left == 0
+
+
 def test_memory_is_bounded_by_the_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No table holds more rows than a stretch has, however long the history."""
     monkeypatch.setattr(changes, "STRETCH_SEQS", 10)

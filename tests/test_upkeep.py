@@ -130,6 +130,12 @@ def test_thresholds_decide_what_is_flushed(monkeypatch: pytest.MonkeyPatch) -> N
         now += upkeep.OLD_TAIL_US
         assert due() == ["large", "long", "old"]  # one row is not worth a file, however old
         assert due(OLD_TAIL_ROWS=1) == ["large", "long", "old", "small"]
+        store.flush("long")
+        assert due(TAIL_ROWS=30) == ["large", "old"]
+        store.write([("long", record(k, 2)) for k in range(29)])
+        assert due(TAIL_ROWS=30) == ["large", "old"]
+        store.write([("long", record(29, 2))])
+        assert due(TAIL_ROWS=30) == ["large", "long", "old"]
 
 
 @pytest.mark.usefixtures("busy")
@@ -314,7 +320,7 @@ def test_sparing_compaction_writes_a_row_a_bounded_number_of_times(
         rows = rewritten = 0
         for flush in range(160):
             seconds = [flush * 4, flush * 4 + 1, flush * 4 + 2, (flush * 37) % (flush * 4 + 1)]
-            store.write([("g", record(s % 9, s, s)) for s in seconds])
+            store.write([("g", record(s % 9, s, rows + i)) for i, s in enumerate(seconds)])
             rows += len(seconds)
             store.flush()
             listed = store._database.snapshot(["g"], with_tail=False)
@@ -328,6 +334,7 @@ def test_sparing_compaction_writes_a_row_a_bounded_number_of_times(
         assert max(written) < 8
         assert written[-1] < 1.5 * written[40]  # four times the history, not four times the work
         assert store.stat()["groups"]["g"]["cells"] > 0
+        assert [change["seq"] for change in store.changes()] == list(range(1, rows + 1))
 
 
 @pytest.mark.usefixtures("busy")
@@ -346,7 +353,8 @@ def test_upkeep_ends_with_its_store_and_is_not_inherited_by_fork() -> None:
         store.close()  # the child lives on, and must not keep the lock
         with fs.open(folder / "store", clock=lambda: NOW) as again:
             again.put_record("g", record(2, 1, 1))
-            until(lambda: again.stat()["upkeep"]["pid"] == os.getpid())
+            worker = again._database._upkeep
+            until(lambda: worker._lock is not None)
             assert again.verify() == []
         done[1].send("go")
         child.join(60)
