@@ -837,12 +837,17 @@ class KeyColumn:
 
         ``ranks[codes]`` sorts rows as files are sorted, with no byte of a key compared again.
         """
-        hashes = self.hashes(key_hash)
-        order = np.argsort(hashes)
-        _sort_ties(order, hashes[order], _Runs(self.data, self.offsets).run)
+        order = self.file_order(key_hash)
         ranks = np.empty(len(order), np.int64)
         ranks[order] = np.arange(len(order))
         return ranks
+
+    def file_order(self, key_hash: KeyHash) -> Ints:
+        """Return the places of the distinct keys in the order (hash, key bytes), int64[m]."""
+        hashes = self.hashes(key_hash)
+        order = np.argsort(hashes)
+        _sort_ties(order, hashes[order], _Runs(self.data, self.offsets).run)
+        return order
 
     def taken(self, places: Ints) -> tuple[Bytes, Ints]:
         """Return some of the distinct keys end to end, as ``data`` and ``offsets``."""
@@ -894,8 +899,12 @@ class _Runs(NamedTuple):
 
     def take(self, places: Ints) -> _Runs:
         """Return some of them, in the order of ``places``."""
-        starts = self.offsets[places]
-        lengths = self.offsets[places + 1] - starts
+        lengths = np.diff(self.offsets)
+        if len(lengths) and lengths.min() == lengths.max() > 0:
+            # Keys that are one number are all of a length.
+            table = self.data[self.offsets[0] : self.offsets[-1]].reshape(-1, lengths[0])
+            return _Runs(table[places].reshape(-1), lengths[0] * np.arange(len(places) + 1))
+        starts, lengths = self.offsets[places], lengths[places]
         offsets = _offsets(lengths)
         data = np.empty(int(offsets[-1]), np.uint8)
         _copy_many(data, offsets[:-1], self.data, starts, lengths)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
 _TIMES = pa.timestamp("us", tz="UTC")
+_FIXED = frozenset({"int", "float", "timestamp", "date"})
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ class FileOrder:
 
         self.batch = batch
         codes, event_us = batch.keys.codes, batch.event_us
-        ranks = batch.keys.ranks(batch.key_hash)
+        self._key_order = batch.keys.file_order(batch.key_hash)
+        ranks = np.empty(len(self._key_order), np.int64)
+        ranks[self._key_order] = np.arange(len(ranks))
         if is_in_order(codes, ranks, event_us):
             self.order = None
             self.event_us = event_us
@@ -136,7 +139,8 @@ class FileOrder:
             self.ends = np.empty(len(ranks), np.int64)
             sort_rows(codes, ranks, event_us, self.order, self.event_us, self.ends)
         self.by_input = by_input and self.order is not None
-        self._key_order = np.argsort(ranks)
+        # Where columns are gathered: one set is being written while the other is filled.
+        self._spares: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self._hashes = batch.keys.hashes(batch.key_hash)[self._key_order]
 
     def facts(self) -> dict[str, Any]:
@@ -158,7 +162,11 @@ class FileOrder:
         }
 
     def row_groups(self) -> Iterator[pa.Table]:
-        """Yield the rows in the history layout, ordinals for seqs."""
+        """Yield the rows in the history layout, ordinals for seqs.
+
+        A table's memory is used again for the one after the next: new memory costs more than what
+        is done in it.
+        """
         schema = history_schema(self.batch.plan.group)
         for start in range(0, self.batch.rows, parquet.ROW_GROUP_ROWS):
             end = min(start + parquet.ROW_GROUP_ROWS, self.batch.rows)
@@ -173,7 +181,18 @@ class FileOrder:
         column = self.batch.columns[name]
         if self.order is None:
             return column.slice(start, end - start)
-        return column.take(pa.array(self.order[start:end]))
+        rows = self.order[start:end]
+        if column.null_count or self.batch.plan.group.feature(name).dtype.kind not in _FIXED:
+            return column.take(pa.array(rows))
+        width = column.type.bit_width // 8
+        kind = f"i{width}"
+        values = np.frombuffer(column.buffers()[1], kind, len(column), width * column.offset)
+        spares = self._spares[start // parquet.ROW_GROUP_ROWS % 2]
+        spare = spares.setdefault(name, np.empty(0, kind))
+        if len(spare) < len(rows):
+            spare = spares[name] = np.empty(len(rows), kind)
+        taken = np.take(values, rows, out=spare[: len(rows)], mode="clip")
+        return pa.Array.from_buffers(column.type, len(rows), [None, pa.py_buffer(taken)])
 
     def _system_columns(self, start: int, end: int) -> dict[str, pa.Array]:
         batch, count = self.batch, end - start

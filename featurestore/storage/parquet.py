@@ -74,7 +74,7 @@ def write_row_groups(
         The store's folder, and the file below it.
     pieces : iterable of pyarrow.Table
         The rows in file order, a row group each.  The next one is made while the one before is
-        being written.
+        being written, and the one before that is not needed any more.
     bytes_needed : int
         What the disk must have room for.
     group : FeatureGroup
