@@ -109,7 +109,7 @@ def _tail(database: Database, snapshot: GroupSnapshot, since: int, upto: int) ->
     drained_seq = snapshot.state.drained_seq
     after, keys, records = max(since, drained_seq), [], []
     with database.read() as txn:
-        if manifest.state(env, txn, group_id).drained_seq < 0:
+        if manifest.state(env, txn, group_id).drained_seq != drained_seq:
             return None
         for first_seq, _, body in journal.entries(env, txn, group_id, after):
             if first_seq > upto:

@@ -28,6 +28,7 @@ if all of them are still listed; otherwise it is dropped.  Readers that pinned t
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ import pyarrow as pa
 from featurestore.encoding.columns import history_schema
 from featurestore.engine import cleaner
 from featurestore.engine.filing import Pace, give_up, go_on, write_file
+from featurestore.errors import UnknownFeatureGroup
 from featurestore.storage import catalog, files, manifest, parquet
 
 if TYPE_CHECKING:
@@ -72,7 +74,8 @@ def compact(
     try:
         written = 0
         for group in groups:
-            written += compact_group(database, group, now_us)
+            with contextlib.suppress(UnknownFeatureGroup):  # deleted since it was named
+                written += compact_group(database, group, now_us)
             if progress is not None:
                 progress(written)
         cleaner.clean(database, now_us)
