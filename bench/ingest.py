@@ -222,7 +222,7 @@ def _require_latest(table: pa.Table, get: Callable[[int], Any]) -> None:
 def _ours(run: Run, *, step: Step, online: bool = True) -> None:
     table = datasets.read(run.path(step) / "rows.arrow")
     with run.compiling(), run.fresh() as folder, _open(folder / "warm", table) as store:
-        store.ingest(GROUP, table.slice(0, 5_000))
+        store.ingest(GROUP, table.slice(0, 20_000))  # more than go through the journal
         store.ingest(GROUP, table.slice(0, 10))
     with run.fresh() as folder, _open(folder / "store", table, online=online) as store:
         with run.measuring(table.num_rows):
