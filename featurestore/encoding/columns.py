@@ -33,7 +33,8 @@ files, the kernels and SQL agree on:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -157,11 +158,11 @@ class Records(NamedTuple):
 
     def split(self) -> list[bytearray]:
         """Return the records one by one."""
-        return list(map(bytearray, _Runs(*self).split()))
+        return list(map(bytearray, Runs(*self).split()))
 
     def take(self, rows: Ints) -> Records:
         """Return some of the records, in the order of ``rows``."""
-        return Records(*_Runs(*self).take(rows))
+        return Records(*Runs(*self).take(rows))
 
 
 def encode_records(
@@ -232,7 +233,7 @@ def stamp_many(
     seqs, write_us : int64[n]
         Place in the commit order, and the commit's clock in microseconds.
     """
-    if len(seqs) >= _FEW:
+    if worth_compiling(len(seqs)):
         from featurestore.kernels.ingest import stamp_records
 
         stamp_records(*records, keys, key_offsets, codes, seqs, write_us)
@@ -460,14 +461,14 @@ def _copy_runs(
 # ── records to columns ───────────────────────────────────────────────────────────────────────
 
 
-def decode_records(group: FeatureGroup, records: Sequence[bytes]) -> pa.Table:
+def decode_records(group: FeatureGroup, records: Sequence[bytes] | Runs) -> pa.Table:
     """Return the value features of many records, of any mixture of schema versions.
 
     Parameters
     ----------
     group : FeatureGroup
         The definition; it must know every version among the records.
-    records : sequence of bytes, n
+    records : Runs or sequence of bytes, n
         Bytes after a record's length are ignored.
 
     Returns
@@ -481,15 +482,19 @@ def decode_records(group: FeatureGroup, records: Sequence[bytes]) -> pa.Table:
     CorruptStore
         When bytes are not a record of this group; the message says which row.
     """
+    records = runs_of(records)
     tables = [_value_table(_lay_out(group, records, rows)) for rows in _blocks(records)]
     if not group.value_features:
         # Joining tables without columns would forget how many rows they have.
-        return pa.table({"": pa.nulls(len(records))}).select([])
+        return pa.table({"": pa.nulls(records.rows)}).select([])
     return pa.concat_tables(tables)
 
 
 def decode_history(
-    group: FeatureGroup, keys: Sequence[bytes], records: Sequence[bytes], key_hash: KeyHash
+    group: FeatureGroup,
+    keys: Sequence[bytes] | Runs,
+    records: Sequence[bytes] | Runs,
+    key_hash: KeyHash,
 ) -> pa.Table:
     """Return journal entries in the history layout, in the order given.
 
@@ -497,9 +502,9 @@ def decode_history(
     ----------
     group : FeatureGroup
         The definition; it must know every schema version among the records.
-    keys : sequence of bytes, n
+    keys : Runs or sequence of bytes, n
         Encoded record identifiers.
-    records : sequence of bytes, n
+    records : Runs or sequence of bytes, n
         Their stamped records.
     key_hash : KeyHash
         The store's.
@@ -515,22 +520,25 @@ def decode_history(
         As `decode_records` and `decode_keys` do.
     """
     schema = history_schema(group)
+    keys, records = runs_of(keys), runs_of(records)
     tables = [
-        _history_table(_lay_out(group, records, rows), keys[rows], key_hash, schema)
+        _history_table(_lay_out(group, records, rows), keys.part(rows), key_hash, schema)
         for rows in _blocks(records)
     ]
     return pa.concat_tables(tables)
 
 
-def _blocks(records: Sequence[bytes]) -> Iterator[slice]:
+def _blocks(records: Runs) -> Iterator[slice]:
     """Yield runs of rows of at most ``_BLOCK_BYTES`` together; one empty run for no rows."""
-    start = size = 0
-    for row, record in enumerate(records):
-        size += len(record)
-        if size > _BLOCK_BYTES and row > start:
-            yield slice(start, row)
-            start, size = row, len(record)
-    yield slice(start, len(records))
+    start = 0
+    while True:
+        reach = records.offsets[start] + _BLOCK_BYTES
+        stop = int(np.searchsorted(records.offsets, reach, "right")) - 1
+        stop = min(max(stop, start + 1), records.rows)
+        yield slice(start, stop)
+        if stop == records.rows:
+            return
+        start = stop
 
 
 class _Part(NamedTuple):
@@ -571,16 +579,16 @@ def _corrupt(group: FeatureGroup, row: int, reason: str) -> CorruptStore:
     )
 
 
-def _lay_out(group: FeatureGroup, records: Sequence[bytes], rows: slice) -> _Laid:
-    """Join records into words and check every header."""
-    records, first_row = records[rows], rows.start
-    sizes = np.fromiter(map(len, records), np.int64, len(records))
+def _lay_out(group: FeatureGroup, records: Runs, rows: slice) -> _Laid:
+    """Take some records as words and check every header."""
+    records, first_row = records.part(rows), rows.start
+    sizes = np.diff(records.offsets)
     if (sizes & 7).any():
         # A long key was appended to the record; the record itself is a whole number of words.
-        records = [record[: len(record) & -8] for record in records]
         sizes &= -8
+        records = records.cut(sizes)
     _refuse(group, first_row, sizes < HEADER.size, "it is shorter than a header")
-    words = np.frombuffer(b"".join(records), "<i8")
+    words = np.frombuffer(records.data, "<i8")
     at = (np.cumsum(sizes) - sizes) >> 3
     lengths = (words[at] >> 32) & 0xFFFF_FFFF
     bad = (lengths > sizes) | (lengths < HEADER.size) | (lengths & 7 != 0)
@@ -633,12 +641,10 @@ def _value_table(laid: _Laid) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _history_table(
-    laid: _Laid, keys: Sequence[bytes], key_hash: KeyHash, schema: pa.Schema
-) -> pa.Table:
+def _history_table(laid: _Laid, keys: Runs, key_hash: KeyHash, schema: pa.Schema) -> pa.Table:
     group = laid.group
     codes, distinct = _distinct(keys)
-    hashes = _hashes(distinct, key_hash)[codes]
+    hashes = _hashes_of(*distinct, key_hash)[codes]
     take = pa.array(codes)
     identifiers = decode_keys(distinct, [feature.dtype for feature in group.key_features])
     expires_at_us = laid.word(5)
@@ -660,11 +666,13 @@ def _times(values_us: Ints, nulls: Bools | None = None) -> pa.Array:
     return pa.array(values_us, mask=nulls).view(UTC_US)
 
 
-def _distinct(keys: Sequence[bytes]) -> tuple[Ints, list[bytes]]:
+def _distinct(keys: Runs) -> tuple[Ints, Runs]:
     """Return the distinct keys in order of appearance, and for each row which it has."""
-    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    codes = np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
-    return codes, list(places)
+    buffers = [None, pa.py_buffer(keys.offsets), pa.py_buffer(keys.data)]
+    encoded = pa.Array.from_buffers(pa.large_binary(), keys.rows, buffers).dictionary_encode()
+    _, bounds, data = encoded.dictionary.buffers()
+    offsets = np.frombuffer(bounds, np.int64, len(encoded.dictionary) + 1)
+    return encoded.indices.to_numpy().astype(np.int64), Runs(_memory(data), offsets)
 
 
 def _decode_feature(laid: _Laid, feature: Feature) -> pa.Array:
@@ -686,14 +694,14 @@ def _decode_feature(laid: _Laid, feature: Feature) -> pa.Array:
     return _fixed_array(laid, feature, slots, nulls)
 
 
-_LIMITS = {"timestamp": (MIN_US, MAX_US), "date": (MIN_DAYS, MAX_DAYS)}
+_RANGES = {"timestamp": (MIN_US, MAX_US), "date": (MIN_DAYS, MAX_DAYS)}
 
 
 def _fixed_array(laid: _Laid, feature: Feature, slots: Ints, nulls: Bools) -> pa.Array:
     """Return a column of fixed width from its slots; those of nulls are zero."""
     dtype = feature.dtype
-    if dtype.kind in _LIMITS:
-        low, high = _LIMITS[dtype.kind]
+    if dtype.kind in _RANGES:
+        low, high = _RANGES[dtype.kind]
         reason = f'feature "{feature.name}" is outside the years 1 to 9999'
         laid.refuse((slots < low) | (slots > high), reason)
     if dtype.kind == "bool":
@@ -779,7 +787,7 @@ def _list_array(
 ) -> pa.Array:
     element = cast("DType", feature.dtype.element)
     data = laid.words.view(np.uint8).data
-    low, high = _LIMITS.get(element.kind, (None, None))
+    low, high = _RANGES.get(element.kind, (None, None))
     lists: list[list[Any] | None] = []
     rows = zip(place.tolist(), lengths.tolist(), nulls.tolist(), strict=True)
     for row, (start, length, is_null) in enumerate(rows):
@@ -800,8 +808,34 @@ def _list_array(
 
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────
 
-# Byte strings fewer than this are worked on one by one: importing numba takes half a second.
+# Importing numba takes half a second.  Where byte strings are few they are worked on one by one,
+# until so many have come to this process that the import would have paid.
 _FEW = 1024
+_FEW_IN_ALL = 32_768
+_few_so_far = 0
+
+
+def worth_compiling(count: int) -> bool:
+    """Return whether to work on so many byte strings in a compiled loop.
+
+    Keys are hashed before any lock is held, and that is where the loops are imported: after
+    :func:`_import_loops` even a few are for them.
+    """
+    return count >= _FEW or _few_so_far >= _FEW_IN_ALL
+
+
+def _count(count: int) -> None:
+    """Take note of byte strings to come, and import the loops as soon as they pay."""
+    global _few_so_far  # noqa: PLW0603  of this process
+    _few_so_far += count
+    if worth_compiling(count):
+        _import_loops()
+
+
+@cache
+def _import_loops() -> None:
+    for name in ("hashing", "ingest", "latest"):
+        import_module(f"featurestore.kernels.{name}")
 
 
 class KeyColumn:
@@ -824,7 +858,7 @@ class KeyColumn:
     @cached_property
     def keys(self) -> list[bytes]:
         """The distinct keys as objects, m of them."""
-        return _Runs(self.data, self.offsets).split()
+        return Runs(self.data, self.offsets).split()
 
     def hashes(self, key_hash: KeyHash) -> Ints:
         """Return the hash of each distinct key, int64[m]."""
@@ -846,12 +880,12 @@ class KeyColumn:
         """Return the places of the distinct keys in the order (hash, key bytes), int64[m]."""
         hashes = self.hashes(key_hash)
         order = np.argsort(hashes)
-        _sort_ties(order, hashes[order], _Runs(self.data, self.offsets).run)
+        _sort_ties(order, hashes[order], Runs(self.data, self.offsets).run)
         return order
 
     def taken(self, places: Ints) -> tuple[Bytes, Ints]:
         """Return some of the distinct keys end to end, as ``data`` and ``offsets``."""
-        return _Runs(self.data, self.offsets).take(places)
+        return Runs(self.data, self.offsets).take(places)
 
 
 def _sort_ties(order: Ints, sorted_hashes: Ints, key: Callable[[int], bytes]) -> None:
@@ -865,15 +899,12 @@ def _sort_ties(order: Ints, sorted_hashes: Ints, key: Callable[[int], bytes]) ->
         order[rows] = sorted(order[rows].tolist(), key=key)
 
 
-def _hashes(keys: Sequence[bytes], key_hash: KeyHash) -> Ints:
-    return _hashes_of(*_runs_of(keys), key_hash)
-
-
 def _hashes_of(data: Bytes, offsets: Ints, key_hash: KeyHash) -> Ints:
     """Return the hash of each byte string."""
     count = len(offsets) - 1
-    if count < _FEW:
-        return np.fromiter(map(key_hash, _Runs(data, offsets).split()), np.int64, count)
+    _count(count)
+    if not worth_compiling(count):
+        return np.fromiter(map(key_hash, Runs(data, offsets).split()), np.int64, count)
     from featurestore.kernels.hashing import blake2b_many, blake2b_seeded
 
     hashes = np.empty(count, np.int64)
@@ -882,45 +913,84 @@ def _hashes_of(data: Bytes, offsets: Ints, key_hash: KeyHash) -> Ints:
     return hashes
 
 
-class _Runs(NamedTuple):
-    """Byte strings end to end."""
+class Runs(NamedTuple):
+    """Byte strings end to end.
+
+    Attributes
+    ----------
+    data : uint8[offsets[n]]
+        Their bytes.
+    offsets : int64[n + 1]
+        Where each begins, and where the last one ends.
+    """
 
     data: Bytes
     offsets: Ints
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.offsets) - 1
 
     def split(self) -> list[bytes]:
         """Return them as objects."""
         data = self.data.tobytes()
         return [data[start:end] for start, end in pairwise(self.offsets.tolist())]
 
+    def part(self, rows: slice) -> Runs:
+        """Return neighbours; the slice has both ends."""
+        bounds = self.offsets[rows.start : rows.stop + 1]
+        return Runs(self.data[bounds[0] : bounds[-1]], bounds - bounds[0])
+
+    def cut(self, lengths: Ints) -> Runs:
+        """Return the first bytes of each."""
+        return copied_runs(self.data, self.offsets[:-1], lengths)
+
     def run(self, place: int) -> bytes:
         """Return one of them as an object."""
         return self.data[self.offsets[place] : self.offsets[place + 1]].tobytes()
 
-    def take(self, places: Ints) -> _Runs:
+    def take(self, places: Ints) -> Runs:
         """Return some of them, in the order of ``places``."""
         lengths = np.diff(self.offsets)
         if len(lengths) and lengths.min() == lengths.max() > 0:
             # Keys that are one number are all of a length.
             table = self.data[self.offsets[0] : self.offsets[-1]].reshape(-1, lengths[0])
-            return _Runs(table[places].reshape(-1), lengths[0] * np.arange(len(places) + 1))
-        starts, lengths = self.offsets[places], lengths[places]
-        offsets = _offsets(lengths)
-        data = np.empty(int(offsets[-1]), np.uint8)
-        _copy_many(data, offsets[:-1], self.data, starts, lengths)
-        return _Runs(data, offsets)
+            return Runs(table[places].reshape(-1), lengths[0] * np.arange(len(places) + 1))
+        return copied_runs(self.data, self.offsets[places], lengths[places])
 
 
-def _runs_of(strings: Sequence[bytes]) -> _Runs:
+def runs_of(strings: Sequence[bytes] | Runs) -> Runs:
+    """Lay byte strings end to end, unless they are."""
+    if isinstance(strings, Runs):
+        return strings
     lengths = np.fromiter(map(len, strings), np.int64, len(strings))
-    return _Runs(np.frombuffer(b"".join(strings), np.uint8), _offsets(lengths))
+    return Runs(np.frombuffer(b"".join(strings), np.uint8), _offsets(lengths))
+
+
+def copied_runs(source: Bytes, starts: Ints, lengths: Ints) -> Runs:
+    """Return stretches of bytes end to end."""
+    offsets = _offsets(lengths)
+    data = np.empty(int(offsets[-1]), np.uint8)
+    _copy_many(data, offsets[:-1], source, starts, lengths)
+    return Runs(data, offsets)
+
+
+def joined_runs(parts: Sequence[Runs]) -> Runs:
+    """Return the byte strings of all parts, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = [np.diff(part.offsets) for part in parts]
+    return Runs(
+        _joined([part.data for part in parts], np.uint8), _offsets(_joined(lengths, np.int64))
+    )
 
 
 def _copy_many(
     target: Bytes, target_start: Ints, source: Bytes, source_start: Ints, lengths: Ints
 ) -> None:
     """Copy one run of bytes for each row: compiled, where that many are worth it."""
-    if len(lengths) < _FEW:
+    if not worth_compiling(len(lengths)):
         _copy_runs(target, target_start, source, source_start, lengths)
         return
     from featurestore.kernels.ingest import copy_runs
@@ -960,17 +1030,17 @@ def encode_keys(arrays: Sequence[pa.Array | pa.ChunkedArray], dtypes: Sequence[D
     return KeyColumn(codes, keys.data, keys.offsets)
 
 
-def _encode_component(array: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Ints, _Runs]:
+def _encode_component(array: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Ints, Runs]:
     """Return codes and encodings of one identifier column."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     codes, values = _dictionary(array)
     if dtype.kind in _NUMBER_TAGS:
         return codes, _encode_numbers(_NUMBER_TAGS[dtype.kind], values, dtype)
-    if dtype.kind in _TEXT_TAGS and len(values) >= _FEW:
+    if dtype.kind in _TEXT_TAGS and worth_compiling(len(values)):
         return codes, _encode_texts(_TEXT_TAGS[dtype.kind], values)
     encode: Callable[[Any], bytes] = ENCODERS[dtype.kind]
-    return codes, _runs_of(list(map(encode, values.to_pylist())))
+    return codes, runs_of(list(map(encode, values.to_pylist())))
 
 
 def _dictionary(array: pa.Array) -> tuple[Ints, pa.Array]:
@@ -984,19 +1054,19 @@ _NUMBER_TAGS = {"int": TAG_INT, "timestamp": TAG_TIMESTAMP, "date": TAG_DATE}
 _TEXT_TAGS = {"string": TAG_STRING, "binary": TAG_BINARY}
 
 
-def _encode_numbers(tag: int, values: pa.Array, dtype: DType) -> _Runs:
+def _encode_numbers(tag: int, values: pa.Array, dtype: DType) -> Runs:
     """Return tag and sign-flipped big-endian 64 bits of every value."""
     if len(values) == 0:
-        return _runs_of([])
+        return runs_of([])
     numbers = _fixed_values(values, _NUMPY_TYPE[element_format(dtype)]).astype(np.int64)
     flipped = numbers.view(np.uint64) ^ np.uint64(1 << 63)
     table = np.empty((len(numbers), 9), np.uint8)
     table[:, 0] = tag
     table[:, 1:] = flipped.astype(">u8").view(np.uint8).reshape(-1, 8)
-    return _Runs(table.reshape(-1), 9 * np.arange(len(numbers) + 1))
+    return Runs(table.reshape(-1), 9 * np.arange(len(numbers) + 1))
 
 
-def _encode_texts(tag: int, values: pa.Array) -> _Runs:
+def _encode_texts(tag: int, values: pa.Array) -> Runs:
     """Return tag, escaped bytes and two zeros of every value."""
     from featurestore.kernels.keys import add_text_lengths, write_texts
 
@@ -1009,12 +1079,10 @@ def _encode_texts(tag: int, values: pa.Array) -> _Runs:
     offsets = _offsets(lengths)
     data = np.empty(int(offsets[-1]), np.uint8)
     write_texts(tag, ends, source, np.ones(count, np.uint8), offsets[:-1].copy(), data)
-    return _Runs(data, offsets)
+    return Runs(data, offsets)
 
 
-def _append_component(
-    codes: Ints, keys: _Runs, more_codes: Ints, more: _Runs
-) -> tuple[Ints, _Runs]:
+def _append_component(codes: Ints, keys: Runs, more_codes: Ints, more: Runs) -> tuple[Ints, Runs]:
     """Return codes and keys of the pairs that occur."""
     nulls = (codes < 0) | (more_codes < 0)
     # Codes count distinct values, which Arrow numbers with 32 bits: the pair fits in 63.
@@ -1025,7 +1093,7 @@ def _append_component(
     return pair_codes, _concatenated(keys, first, more, second)
 
 
-def _concatenated(left: _Runs, first: Ints, right: _Runs, second: Ints) -> _Runs:
+def _concatenated(left: Runs, first: Ints, right: Runs, second: Ints) -> Runs:
     """Return ``left[first[i]] + right[second[i]]`` for each i."""
     left_starts, right_starts = left.offsets[first], right.offsets[second]
     left_lengths = left.offsets[first + 1] - left_starts
@@ -1034,10 +1102,10 @@ def _concatenated(left: _Runs, first: Ints, right: _Runs, second: Ints) -> _Runs
     data = np.empty(int(offsets[-1]), np.uint8)
     _copy_many(data, offsets[:-1], left.data, left_starts, left_lengths)
     _copy_many(data, offsets[:-1] + left_lengths, right.data, right_starts, right_lengths)
-    return _Runs(data, offsets)
+    return Runs(data, offsets)
 
 
-def _refuse_long_keys(codes: Ints, keys: _Runs) -> None:
+def _refuse_long_keys(codes: Ints, keys: Runs) -> None:
     long = np.flatnonzero(np.diff(keys.offsets) > KEY_BYTES_MAX)
     if len(long) == 0:
         return
@@ -1049,7 +1117,7 @@ def _refuse_long_keys(codes: Ints, keys: _Runs) -> None:
     )
 
 
-def decode_keys(keys: Sequence[bytes], dtypes: Sequence[DType]) -> list[pa.Array]:
+def decode_keys(keys: Sequence[bytes] | Runs, dtypes: Sequence[DType]) -> list[pa.Array]:
     """Return the identifier columns of many keys: `encode_keys` backwards.
 
     Raises
@@ -1063,8 +1131,55 @@ def decode_keys(keys: Sequence[bytes], dtypes: Sequence[DType]) -> list[pa.Array
     >>> decode_keys([bytes.fromhex("024a464b0000")], [parse_dtype("string")])[0].to_pylist()
     ['JFK']
     """
-    rows = [decode_key(key, dtypes) for key in keys]
+    keys = runs_of(keys)
+    only = _decode_only(keys, dtypes[0]) if len(dtypes) == 1 and keys.rows else None
+    if only is not None:
+        return [only]
+    rows = [decode_key(key, dtypes) for key in keys.split()]
     columns = zip(*rows, strict=True) if rows else [()] * len(dtypes)
     return [
         pa.array(values, dtype.to_arrow()) for values, dtype in zip(columns, dtypes, strict=True)
     ]
+
+
+def _decode_only(keys: Runs, dtype: DType) -> pa.Array | None:
+    """Return keys of one part as a column; None where they are better looked at one by one."""
+    if dtype.kind in _NUMBER_TAGS:
+        return _decode_numbers(keys, dtype)
+    if dtype.kind in _TEXT_TAGS:
+        return _decode_texts(keys, dtype)
+    return None
+
+
+def _decode_numbers(keys: Runs, dtype: DType) -> pa.Array | None:
+    if (np.diff(keys.offsets) != 9).any():
+        return None
+    table = keys.data[keys.offsets[0] : keys.offsets[-1]].reshape(-1, 9)
+    flipped = table[:, 1:].copy().view(">u8").reshape(-1).astype(np.uint64)
+    values = (flipped ^ np.uint64(1 << 63)).view(np.int64)
+    half = 1 << dtype.bits - 1 if dtype.kind == "int" else 0
+    low, high = _RANGES.get(dtype.kind, (-half, half - 1))
+    if (table[:, 0] != _NUMBER_TAGS[dtype.kind]).any() or values.min() < low or values.max() > high:
+        return None
+    exact = values.astype(_NUMPY_TYPE[element_format(dtype)])
+    return _array(dtype.to_arrow(), np.zeros(len(values), np.bool_), [pa.py_buffer(exact)])
+
+
+def _decode_texts(keys: Runs, dtype: DType) -> pa.Array | None:
+    """Return texts without a zero byte in them: tag and end are cut off, nothing is escaped."""
+    starts, lengths = keys.offsets[:-1], np.diff(keys.offsets) - 3
+    ends = keys.offsets[1:]
+    data = keys.data[keys.offsets[0] : keys.offsets[-1]]
+    if lengths.min() < 0 or np.count_nonzero(data == 0) != 2 * keys.rows:
+        return None
+    last = keys.data[ends - 1] | keys.data[ends - 2]
+    if last.any() or (keys.data[starts] != _TEXT_TAGS[dtype.kind]).any():
+        return None
+    texts = copied_runs(keys.data, starts + 1, lengths)
+    buffers = [pa.py_buffer(texts.offsets.astype(np.int32)), pa.py_buffer(texts.data)]
+    array = _array(dtype.to_arrow(), np.zeros(keys.rows, np.bool_), buffers)
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return None
+    return array

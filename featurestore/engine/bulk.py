@@ -2,7 +2,7 @@
 
 What :func:`featurestore.engine.writer.apply` does to one record, for arrays of them.  LMDB's own
 functions are called in a compiled loop where they can be had (`storage.native`); a plain loop does
-the same where they cannot, or where a key is too long for LMDB.
+the same where they cannot, for few records, or where a key is too long for LMDB.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurestore.encoding.columns import worth_compiling
 from featurestore.errors import CorruptStore
 from featurestore.storage import journal, latest, native
 from featurestore.storage.latest import KEY_INLINE_BYTES_MAX
@@ -51,7 +52,7 @@ def move_latest(
         Event time that was online before; `NEVER_US` where nothing was.
     """
     before = np.full(len(keys), NEVER_US)
-    seam = commit.env.native_at(commit.txn)
+    seam = commit.env.native_at(commit.txn) if worth_compiling(len(keys)) else None
     if seam is not None and np.diff(keys.offsets).max(initial=0) <= KEY_INLINE_BYTES_MAX:
         _move_compiled(commit, seam, group_id, keys, event_us, records, before)
         return before
@@ -118,7 +119,7 @@ def add_to_journal(
     records : Records of n records
         Stamped.
     """
-    if commit.env.native_at(commit.txn) is None:
+    if not worth_compiling(len(keys.codes)):
         for row, (code, record) in enumerate(zip(keys.codes, records.split(), strict=True)):
             commit.journal(group_id, first_seq + row, keys.keys[code], bytes(record))
         return

@@ -107,16 +107,11 @@ def _stretch(
 def _tail(database: Database, snapshot: GroupSnapshot, since: int, upto: int) -> pa.Table | None:
     env, group_id = database.env, snapshot.group.id
     drained_seq = snapshot.state.drained_seq
-    after, keys, records = max(since, drained_seq), [], []
     with database.read() as txn:
         if manifest.state(env, txn, group_id).drained_seq != drained_seq:
             return None
-        for first_seq, _, body in journal.entries(env, txn, group_id, after):
-            if first_seq > upto:
-                break
-            for key, record in journal.split(body, f"{group_id}/{first_seq}"):
-                keys.append(key)
-                records.append(record)
+        after = max(since, drained_seq)
+        keys, records, _ = journal.read(env, txn, group_id, after, upto_seq=upto)
     return _between(decode_history(snapshot.group, keys, records, database.key_hash), since, upto)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from featurestore.encoding.columns import decode_history
+from featurestore.encoding.columns import decode_history, joined_runs
 from featurestore.engine import cleaner
 from featurestore.engine.filing import Pace, give_up, go_on, write_file
 from featurestore.storage import catalog, commits, files, journal, manifest, parquet
@@ -27,6 +27,7 @@ from featurestore.storage import catalog, commits, files, journal, manifest, par
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from featurestore.encoding.columns import Runs
     from featurestore.engine.database import Database
     from featurestore.engine.writer import Commit
     from featurestore.schema import FeatureGroup
@@ -79,7 +80,7 @@ def _flush_stretch(
     with database.read() as txn:
         drained_seq = manifest.state(database.env, txn, group.id).drained_seq
     keys, records, last_seq = _read(database, group, drained_seq, end_seq, pace)
-    if not keys:
+    if not keys.rows:
         return 0
     table = parquet.sort_history(
         decode_history(group, keys, records, database.key_hash), group, database.key_hash
@@ -89,28 +90,27 @@ def _flush_stretch(
     if not database.writer.call(lambda c: _commit(c, entry, drained_seq, last_seq), now_us):
         give_up(database, group.id, entry.file_id, now_us)
         return 0
-    return len(keys)
+    return keys.rows
 
 
 def _read(
     database: Database, group: FeatureGroup, drained_seq: int, end_seq: int, pace: Pace
-) -> tuple[list[bytes], list[bytes], int]:
+) -> tuple[Runs, Runs, int]:
     """Copy the next stretch of the journal out, a little per transaction: others take turns."""
-    keys: list[bytes] = []
-    records: list[bytes] = []
-    last_seq = drained_seq
-    while len(keys) < FLUSH_ROWS and last_seq < end_seq:
+    parts: list[tuple[Runs, Runs]] = []
+    count, last_seq = 0, drained_seq
+    while count < FLUSH_ROWS and last_seq < end_seq:
         with database.read() as txn:
-            some = min(READ_ROWS, FLUSH_ROWS - len(keys))
-            new_keys, new_records, last_seq = journal.read(
-                database.env, txn, group.id, last_seq, some
+            some = min(READ_ROWS, FLUSH_ROWS - count)
+            keys, records, last_seq = journal.read(
+                database.env, txn, group.id, last_seq, limit=some
             )
-        if not new_keys:
+        if not keys.rows:
             break
-        keys += new_keys
-        records += new_records
+        parts.append((keys, records))
+        count += keys.rows
         pace()
-    return keys, records, last_seq
+    return joined_runs([k for k, _ in parts]), joined_runs([r for _, r in parts]), last_seq
 
 
 def _commit(commit: Commit, entry: manifest.FileEntry, drained_seq: int, last_seq: int) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from featurestore.encoding.columns import Runs
     from featurestore.encoding.keys import KeyHash
     from featurestore.schema import FeatureGroup
     from featurestore.storage.manifest import FileEntry, GroupState
@@ -51,7 +52,7 @@ class GroupSnapshot:
         Whether ``seq`` is older than the moment, so that rows have to be filtered by it.
     files : list of FileEntry
         The listed files, pinned.
-    tail_keys, tail_records : sequence of bytes
+    tail_keys, tail_records : Runs or sequence of bytes
         Journal rows that no file holds.
     latest_keys, latest_records : sequence of bytes
         The online records, if they were asked for.
@@ -64,8 +65,8 @@ class GroupSnapshot:
     state: GroupState
     files: list[FileEntry]
     key_hash: KeyHash
-    tail_keys: Sequence[bytes] = ()
-    tail_records: Sequence[bytes] = ()
+    tail_keys: Runs | Sequence[bytes] = ()
+    tail_records: Runs | Sequence[bytes] = ()
     latest_keys: Sequence[bytes] = ()
     latest_records: Sequence[bytes] = ()
     _tail: pa.Table | None = field(default=None, repr=False)

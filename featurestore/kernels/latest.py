@@ -2,7 +2,8 @@
 
 The writer's half of ``kernels.lookup``: LMDB's own functions in a loop, inside the write
 transaction that the writer thread owns.  Keys come in the order of LMDB's pages, so a page is
-found, copied and dirtied once for all the keys on it.
+found, copied and dirtied once for all the keys on it.  Here too: the rows of a journal entry, laid
+out and found again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import types
 
-from featurestore.kernels import BYTES_READ, INT64, INT64_READ, kernel
+from featurestore.kernels import BYTES_READ, INT64, INT64_READ, INT64_WRITE, kernel
 from featurestore.kernels.lookup import (
     HEADER_BYTES,
     KEY_BYTES_MAX,
@@ -41,7 +42,7 @@ NEVER_US = int(np.iinfo(np.int64).min)
 
 @kernel(
     INT64, INT64, INT64, INT64, INT64, BYTES_READ, INT64_READ, INT64_READ, INT64_READ, BYTES_READ,
-    INT64_READ, types.int64[::1], returns=types.int64,
+    INT64_READ, INT64_WRITE, returns=types.int64,
 )  # fmt: skip
 def move_latest(
     get: int,
@@ -159,4 +160,48 @@ def journal_bytes(
         record_bytes = record_offsets[i + 1] - record_offsets[i]
         copy_bytes(base + at, records_at + record_offsets[i], record_bytes)
         at += record_bytes
+    return int(at)
+
+
+@kernel(BYTES_READ, INT64, INT64_WRITE, INT64_WRITE, INT64_WRITE, INT64_WRITE, returns=types.int64)
+def journal_rows(
+    entry: Bytes,
+    at: int,
+    key_starts: Int64s,
+    key_lengths: Int64s,
+    record_starts: Int64s,
+    record_lengths: Int64s,
+) -> int:
+    """Find the rows of a journal entry: what :func:`journal_bytes` wrote.
+
+    Parameters
+    ----------
+    entry : uint8[]
+        The whole entry.
+    at : int
+        Where its first row begins.
+    key_starts, key_lengths, record_starts, record_lengths : int64[n]
+        Filled, for as many rows as they have room for.
+
+    Returns
+    -------
+    int
+        The byte after the last row; -1 where a row reaches beyond the entry or is no record.
+    """
+    size = entry.size
+    for i in range(key_starts.size):
+        if at + 2 > size:
+            return -1
+        key_bytes = int(entry[at]) | int(entry[at + 1]) << 8
+        record = at + 2 + key_bytes
+        if record + HEADER_BYTES > size:
+            return -1
+        record_bytes = 0
+        for byte in range(4):
+            record_bytes |= int(entry[record + 4 + byte]) << (8 * byte)
+        if record_bytes < HEADER_BYTES or record_bytes % 8 or record + record_bytes > size:
+            return -1
+        key_starts[i], key_lengths[i] = at + 2, key_bytes
+        record_starts[i], record_lengths[i] = record, record_bytes
+        at = record + record_bytes
     return int(at)

@@ -17,13 +17,14 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featurestore.encoding.values import read_header
+from featurestore.encoding.values import HEADER, read_header
 from featurestore.errors import CorruptStore
 from featurestore.event_time import NO_EXPIRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from featurestore.encoding.columns import Runs
     from featurestore.storage.environment import Environment, Transaction
 
 _GROUP = struct.Struct(">I")
@@ -31,6 +32,7 @@ _KEY = struct.Struct(">IQ")
 _HEAD = struct.Struct("<IQ")
 _KEY_LENGTH = struct.Struct("<H")
 HEAD_BYTES = _HEAD.size
+_ROW_BYTES_MIN = _KEY_LENGTH.size + HEADER.size
 #: Larger batches are split into several entries, so that deleting one never needs much room.
 ENTRY_BYTES_MAX = 1 << 20
 
@@ -106,28 +108,54 @@ def entries(
 
 
 def read(
-    env: Environment, txn: Transaction, group_id: int, after_seq: int, limit: int = 2**62
-) -> tuple[list[bytes], list[bytes], int]:
+    env: Environment,
+    txn: Transaction,
+    group_id: int,
+    after_seq: int,
+    *,
+    limit: int = 2**62,
+    upto_seq: int = 2**62,
+) -> tuple[Runs, Runs, int]:
     """Read whole entries beyond ``after_seq`` until ``limit`` records are reached.
+
+    Entries that begin after ``upto_seq`` are left alone.
 
     Returns
     -------
-    keys, records : list of bytes
+    keys, records : Runs
         In seq order.
     last_seq : int
         The last seq read; ``after_seq`` if there was nothing.
     """
-    keys: list[bytes] = []
-    records: list[bytes] = []
-    last_seq = after_seq
+    from featurestore.encoding.columns import joined_runs
+
+    parts: list[tuple[Runs, Runs]] = []
+    count, last_seq = 0, after_seq
     for first_seq, entry_last_seq, body in entries(env, txn, group_id, after_seq):
-        for key, record in split(body, f"{group_id}/{first_seq}"):
-            keys.append(key)
-            records.append(record)
-        last_seq = entry_last_seq
-        if len(keys) >= limit:
+        if first_seq > upto_seq or count >= limit:
             break
-    return keys, records, last_seq
+        parts.append(_rows(body, f"{group_id}/{first_seq}"))
+        count += parts[-1][0].rows
+        last_seq = entry_last_seq
+    keys = joined_runs([keys for keys, _ in parts])
+    return keys, joined_runs([records for _, records in parts]), last_seq
+
+
+def _rows(body: bytes, place: str) -> tuple[Runs, Runs]:
+    """Return the keys and the records of an entry's value."""
+    from featurestore.encoding.columns import copied_runs, runs_of, worth_compiling
+
+    count = _HEAD.unpack_from(body)[0]
+    if worth_compiling(count) and len(body) >= HEAD_BYTES + _ROW_BYTES_MIN * count:
+        import numpy as np
+
+        from featurestore.kernels.latest import journal_rows
+
+        entry, found = np.frombuffer(body, np.uint8), np.empty((4, count), np.int64)
+        if journal_rows(entry, HEAD_BYTES, *found) == len(body):
+            return copied_runs(entry, *found[:2]), copied_runs(entry, *found[2:])
+    pairs = list(split(body, place))
+    return runs_of([key for key, _ in pairs]), runs_of([record for _, record in pairs])
 
 
 def split(body: bytes, place: str) -> Iterator[tuple[bytes, bytes]]:
