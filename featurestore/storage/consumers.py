@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from featurestore.errors import ConsumerDropped, UnknownConsumer, did_you_mean
+from featurestore.errors import ConsumerDropped, CorruptStore, UnknownConsumer, did_you_mean
 from featurestore.event_time import format_duration
 from featurestore.storage import commits
 from featurestore.storage.rows import seal, unseal
@@ -69,14 +69,18 @@ def every(env: Environment, txn: Transaction) -> dict[str, Consumer]:
             for key, value in cursor:
                 if bytes(key[: len(_PREFIX)]) != _PREFIX:
                     break
-                consumer = _of(bytes(key), value)
+                consumer = of(bytes(key), value)
                 found[consumer.name] = consumer
     return found
 
 
-def _of(key: bytes, row: bytes) -> Consumer:
+def of(key: bytes, row: bytes) -> Consumer:
+    """Parse the row of a consumer; raise ``CorruptStore`` if it is not what was written."""
     name = key[len(_PREFIX) :].decode(errors="replace")
-    return Consumer(**unseal(key, row, f'The mark of consumer "{name}"'))
+    try:
+        return Consumer(**unseal(key, row, f'The mark of consumer "{name}"'))
+    except TypeError as error:
+        raise CorruptStore(f'The mark of consumer "{name}" is unreadable.') from error
 
 
 def get(env: Environment, txn: Transaction, name: str) -> Consumer:
@@ -86,7 +90,7 @@ def get(env: Environment, txn: Transaction, name: str) -> Consumer:
     if row is None:
         known = did_you_mean(name, every(env, txn))
         raise UnknownConsumer(f'There is no consumer "{name}".{known}')
-    consumer = _of(key, row)
+    consumer = of(key, row)
     if consumer.dropped:
         raise ConsumerDropped(
             f'Consumer "{name}" was dropped at seq {consumer.seq}: {consumer.dropped}. What came '

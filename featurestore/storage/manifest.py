@@ -133,6 +133,16 @@ class GroupState:
     windows: tuple[int, ...] = field(default=())
     flushed_at_us: int = 0
 
+    @classmethod
+    def of(cls, key: bytes, row: bytes) -> GroupState:
+        """Parse a manifest row; raise ``CorruptStore`` if it is not what was written."""
+        what = f"The manifest's state of group {int.from_bytes(key[1:], 'big')}"
+        fields = unseal(key, row, what)
+        try:
+            return cls(**{**fields, "windows": tuple(fields["windows"])})
+        except (KeyError, TypeError) as error:
+            raise CorruptStore(f"{what} is unreadable.") from error
+
 
 def file_path(group_id: int, file_id: int) -> str:
     """Return the path of a history file below the store's folder."""
@@ -153,11 +163,7 @@ def state(env: Environment, txn: Transaction, group_id: int) -> GroupState:
     row = txn.get(key, db=env.manifest)
     if row is None:
         return GroupState()
-    fields = unseal(key, row, f"The manifest's state of group {group_id}")
-    try:
-        return GroupState(**{**fields, "windows": tuple(fields["windows"])})
-    except (KeyError, TypeError) as error:
-        raise CorruptStore(f"The manifest's state of group {group_id} is unreadable.") from error
+    return GroupState.of(key, row)
 
 
 def put_state(env: Environment, txn: Transaction, group_id: int, new: GroupState) -> None:
