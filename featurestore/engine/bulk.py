@@ -55,7 +55,20 @@ def move_latest(
     seam = commit.env.native_at(commit.txn) if worth_compiling(len(keys)) else None
     if seam is not None and np.diff(keys.offsets).max(initial=0) <= KEY_INLINE_BYTES_MAX:
         _move_compiled(commit, seam, group_id, keys, event_us, records, before)
-        return before
+    else:
+        _move_one_by_one(commit, group_id, keys, event_us, records, before)
+    commit.count_keys(group_id, int((before == NEVER_US).sum()))
+    return before
+
+
+def _move_one_by_one(
+    commit: Commit,
+    group_id: int,
+    keys: Keys,
+    event_us: Int64s,
+    records: Records,
+    before: Int64s,
+) -> None:
     key_bounds, bounds = keys.offsets.tolist(), records.offsets.tolist()
     for at, (key_hash, time_us) in enumerate(
         zip(keys.hashes.tolist(), event_us.tolist(), strict=True)
@@ -67,7 +80,6 @@ def move_latest(
         if time_us >= before[at]:
             record = records.data[bounds[at] : bounds[at + 1]].tobytes()
             latest.put(commit.env, commit.txn, group_id, key_hash, key, record)
-    return before
 
 
 def _move_compiled(

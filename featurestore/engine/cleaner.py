@@ -120,6 +120,7 @@ def purge_group(database: Database, group_id: int, now_us: int) -> None:
         for entry in manifest.live_files(env, txn, group_id):
             manifest.unlist(env, txn, entry, commit.write_time_us)
         manifest.drop_state(env, txn, group_id)
+        latest.drop_count(env, txn, group_id)
         catalog.forget_dropped(env, txn, group_id)
 
     database.writer.call(finish, now_us)

@@ -1,7 +1,7 @@
 """Stat: sizes and counts of a store at one moment, for people and for metrics.
 
 Cheap enough to be asked every few seconds: of the journal only the heads of its entries are read,
-of files nothing but the manifest.  Only the keys of each group are counted one by one.
+of files nothing but the manifest; the number of a group's keys is kept.
 """
 
 from __future__ import annotations

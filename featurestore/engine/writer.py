@@ -95,12 +95,17 @@ class Commit:
         self.write_time_us = max(now_us, last_time_us)
         self._first_seq = self.last_seq
         self._rows: dict[int, list[tuple[int, bytes, bytes]]] = {}
+        self._keys: dict[int, int] = {}
 
     def take(self, count: int = 1) -> int:
         """Take the next ``count`` seqs; returns the first."""
         first = self.last_seq + 1
         self.last_seq += count
         return first
+
+    def count_keys(self, group_id: int, more: int) -> None:
+        """Note that a group has so many keys more, or fewer."""
+        self._keys[group_id] = self._keys.get(group_id, 0) + more
 
     def journal(self, group_id: int, seq: int, key: bytes, record: bytes) -> None:
         """Add a record to the history of a group."""
@@ -111,9 +116,12 @@ class Commit:
         journal.append(self.env, self.txn, group_id, self._rows.pop(group_id, ()))
 
     def finish(self) -> None:
-        """Write the journal entries and the row of the commit log."""
+        """Write the journal entries, the numbers of keys and the row of the commit log."""
         for group_id in list(self._rows):
             self.write_journal(group_id)
+        for group_id, more in self._keys.items():
+            if more:
+                latest.count_more(self.env, self.txn, group_id, more)
         if self.last_seq > self._first_seq:
             commits.append(self.env, self.txn, self.last_seq, self.write_time_us)
             requests.forget_old(self.env, self.txn, self.write_time_us)
@@ -537,7 +545,9 @@ def apply(commit: Commit, put: Put) -> Outcome:
     if put.online:
         current = latest.get_at(env, txn, put.lmdb_key, put.key)
         outcome = "moved"
-        if current is not None:
+        if current is None:
+            commit.count_keys(put.group_id, 1)
+        else:
             now = read_header(current)
             if put.event_time_us < now.event_time_us:
                 outcome = "late"

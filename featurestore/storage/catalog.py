@@ -7,25 +7,25 @@
     d <u32 group id>   a dropped group whose data still has to be removed
 
 Every change adds one to ``catalog_version``; a process keeps the parsed catalog and asks for
-nothing but that number until it moves.  Group ids are never reused.
+nothing but that number until it moves.  Group ids are never reused.  Each row, and each counter,
+has a checksum (``rows``).
 """
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import UnknownFeatureGroup, UnknownFeatureView, did_you_mean
 from featurestore.schema import FeatureGroup
+from featurestore.storage.rows import seal, seal_number, unseal, unseal_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from featurestore.storage.environment import Environment, Transaction
 
-_U64 = struct.Struct(">Q")
 _U32 = struct.Struct(">I")
 #: The counter that moves with every change of the catalog.
 VERSION = b"catalog_version"
@@ -61,14 +61,19 @@ class Catalog:
 def counter(env: Environment, txn: Transaction, name: bytes) -> int:
     """Return a counter of the meta database; 0 before its first use."""
     row = txn.get(name, db=env.meta)
-    return 0 if row is None else int(_U64.unpack(row)[0])
+    return 0 if row is None else unseal_number(name, row, f"The counter {name.decode()}")
 
 
 def bump(env: Environment, txn: Transaction, name: bytes) -> int:
     """Add one to a counter and return the new value."""
     value = counter(env, txn, name) + 1
-    txn.put(name, _U64.pack(value), db=env.meta)
+    put_counter(env, txn, name, value)
     return value
+
+
+def put_counter(env: Environment, txn: Transaction, name: bytes, value: int) -> None:
+    """Set a counter."""
+    txn.put(name, seal_number(name, value), db=env.meta)
 
 
 def version(env: Environment, txn: Transaction) -> int:
@@ -83,11 +88,23 @@ def load(env: Environment, txn: Transaction) -> Catalog:
     with txn.cursor(db=env.catalog) as cursor:
         for key, value in cursor:
             if key[:1] == b"g":
-                group = FeatureGroup.from_json(json.loads(bytes(value)))
+                group = group_of(bytes(key), bytes(value))
                 groups[group.name] = group
             elif key[:1] == b"v":
-                views[bytes(key[1:]).decode()] = json.loads(bytes(value))
+                views[bytes(key[1:]).decode()] = view_of(bytes(key), bytes(value))
     return Catalog(version(env, txn), groups, views)
+
+
+def group_of(key: bytes, row: bytes) -> FeatureGroup:
+    """Parse the row of a group; raise ``CorruptStore`` if it is not what was written."""
+    number = int.from_bytes(key[1:], "big")
+    return FeatureGroup.from_json(unseal(key, row, f"The definition of feature group {number}"))
+
+
+def view_of(key: bytes, row: bytes) -> dict[str, Any]:
+    """Parse the row of a view; raise ``CorruptStore`` if it is not what was written."""
+    name = key[1:].decode(errors="replace")
+    return unseal(key, row, f'The definition of feature view "{name}"')
 
 
 def has_group(env: Environment, txn: Transaction, group_id: int) -> bool:
@@ -97,8 +114,8 @@ def has_group(env: Environment, txn: Transaction, group_id: int) -> bool:
 
 def put_group(env: Environment, txn: Transaction, group: FeatureGroup) -> None:
     """Create or replace a group's definition."""
-    row = json.dumps(group.to_json()).encode()
-    txn.put(b"g" + _U32.pack(group.id), row, db=env.catalog)
+    key = b"g" + _U32.pack(group.id)
+    txn.put(key, seal(key, group.to_json()), db=env.catalog)
     bump(env, txn, VERSION)
 
 
@@ -128,7 +145,8 @@ def forget_dropped(env: Environment, txn: Transaction, group_id: int) -> None:
 
 def put_view(env: Environment, txn: Transaction, name: str, definition: dict[str, Any]) -> None:
     """Create or replace a view."""
-    txn.put(b"v" + name.encode(), json.dumps(definition).encode(), db=env.catalog)
+    key = b"v" + name.encode()
+    txn.put(key, seal(key, definition), db=env.catalog)
     bump(env, txn, VERSION)
 
 

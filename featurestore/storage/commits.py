@@ -8,18 +8,23 @@ also the counter and the clock for the next one; there is no second place that c
 
     key    u64 big endian   last seq of the commit
     value  i64              commit time, microseconds; never smaller than the row before
+           u32              crc32 of the key and of that time
 """
 
 from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING
+from zlib import crc32
+
+from featurestore.errors import CorruptStore
 
 if TYPE_CHECKING:
     from featurestore.storage.environment import Environment, Transaction
 
 _KEY = struct.Struct(">Q")
-_VALUE = struct.Struct("<q")
+_VALUE = struct.Struct("<qI")
+_TIME = struct.Struct("<q")
 
 
 def last(env: Environment, txn: Transaction) -> tuple[int, int]:
@@ -27,12 +32,25 @@ def last(env: Environment, txn: Transaction) -> tuple[int, int]:
     with txn.cursor(db=env.commits) as cursor:
         if not cursor.last():
             return 0, -(2**63)
-        return _KEY.unpack(cursor.key())[0], _VALUE.unpack(cursor.value())[0]
+        return parsed(cursor.key(), cursor.value())
 
 
 def append(env: Environment, txn: Transaction, last_seq: int, commit_time_us: int) -> None:
     """Add the row of the commit under way."""
-    txn.put(_KEY.pack(last_seq), _VALUE.pack(commit_time_us), append=True, db=env.commits)
+    key, time = _KEY.pack(last_seq), _TIME.pack(commit_time_us)
+    txn.put(key, time + crc32(time, crc32(key)).to_bytes(4, "little"), append=True, db=env.commits)
+
+
+def parsed(key: bytes, value: bytes) -> tuple[int, int]:
+    """Return seq and time of a row; raise ``CorruptStore`` if it is not what was written."""
+    if len(key) == _KEY.size and len(value) == _VALUE.size:
+        time_us, found = _VALUE.unpack(value)
+        if crc32(value[: _TIME.size], crc32(key)) == found:
+            return _KEY.unpack(key)[0], time_us
+    raise CorruptStore(
+        f"The row {bytes(key).hex(' ')} of the commit log fails its checksum. Run `featurestore "
+        "verify`, and restore the store from a backup."
+    )
 
 
 def seq_at(env: Environment, txn: Transaction, time_us: int) -> int:
@@ -48,8 +66,8 @@ def seq_at(env: Environment, txn: Transaction, time_us: int) -> int:
         while low < high:
             middle = (low + high + 1) // 2
             cursor.set_range(_KEY.pack(middle))
-            row_seq = int(_KEY.unpack(cursor.key())[0])
-            if _VALUE.unpack(cursor.value())[0] <= time_us:
+            row_seq, row_time_us = parsed(cursor.key(), cursor.value())
+            if row_time_us <= time_us:
                 low = row_seq
             else:
                 high = middle - 1
@@ -61,10 +79,4 @@ def time_after(env: Environment, txn: Transaction, seq: int) -> int | None:
     with txn.cursor(db=env.commits) as cursor:
         if not cursor.set_range(_KEY.pack(seq + 1)):
             return None
-        return int(_VALUE.unpack(cursor.value())[0])
-
-
-def rows(env: Environment, txn: Transaction) -> list[tuple[int, int]]:
-    """Return all rows in order, for ``verify``."""
-    with txn.cursor(db=env.commits) as cursor:
-        return [(_KEY.unpack(k)[0], _VALUE.unpack(v)[0]) for k, v in cursor]
+        return parsed(cursor.key(), cursor.value())[1]

@@ -12,13 +12,13 @@ has fallen further behind is dropped, and told so when it does come back.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from featurestore.errors import ConsumerDropped, UnknownConsumer, did_you_mean
+from featurestore.errors import ConsumerDropped, CorruptStore, UnknownConsumer, did_you_mean
 from featurestore.event_time import format_duration
 from featurestore.storage import commits
+from featurestore.storage.rows import seal, unseal
 
 if TYPE_CHECKING:
     from featurestore.storage.environment import Environment, Transaction
@@ -52,8 +52,8 @@ class Consumer:
 
 def put(env: Environment, txn: Transaction, consumer: Consumer) -> None:
     """Create or replace a consumer."""
-    row = json.dumps(asdict(consumer)).encode()
-    txn.put(_PREFIX + consumer.name.encode(), row, db=env.meta)
+    key = _PREFIX + consumer.name.encode()
+    txn.put(key, seal(key, asdict(consumer)), db=env.meta)
 
 
 def delete(env: Environment, txn: Transaction, name: str) -> bool:
@@ -69,18 +69,28 @@ def every(env: Environment, txn: Transaction) -> dict[str, Consumer]:
             for key, value in cursor:
                 if bytes(key[: len(_PREFIX)]) != _PREFIX:
                     break
-                consumer = Consumer(**json.loads(bytes(value)))
+                consumer = of(bytes(key), value)
                 found[consumer.name] = consumer
     return found
 
 
+def of(key: bytes, row: bytes) -> Consumer:
+    """Parse the row of a consumer; raise ``CorruptStore`` if it is not what was written."""
+    name = key[len(_PREFIX) :].decode(errors="replace")
+    try:
+        return Consumer(**unseal(key, row, f'The mark of consumer "{name}"'))
+    except TypeError as error:
+        raise CorruptStore(f'The mark of consumer "{name}" is unreadable.') from error
+
+
 def get(env: Environment, txn: Transaction, name: str) -> Consumer:
     """Return a consumer that is there and has not been dropped."""
-    row = txn.get(_PREFIX + name.encode(), db=env.meta)
+    key = _PREFIX + name.encode()
+    row = txn.get(key, db=env.meta)
     if row is None:
         known = did_you_mean(name, every(env, txn))
         raise UnknownConsumer(f'There is no consumer "{name}".{known}')
-    consumer = Consumer(**json.loads(bytes(row)))
+    consumer = of(key, row)
     if consumer.dropped:
         raise ConsumerDropped(
             f'Consumer "{name}" was dropped at seq {consumer.seq}: {consumer.dropped}. What came '

@@ -48,6 +48,7 @@ from featurestore.errors import (
     StoreFull,
 )
 from featurestore.storage import files
+from featurestore.storage.rows import seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
     from featurestore.storage.native import Native
 
-FORMAT = 1
+FORMAT = 2
 DURABILITIES = ("strict", "relaxed", "rebuildable")
 MAP_BYTES = 1 << 40
 QUOTA_BYTES = 64 << 30
@@ -75,6 +76,7 @@ DATABASES = (
     "audit",
 )
 
+_FORMAT_KEY = b"format"
 _UNKNOWN = object()
 
 Transaction = Any  # lmdb.Transaction; py-lmdb ships no types
@@ -165,26 +167,32 @@ class Environment:
 
     def _read_or_create_format(self, initial: dict[str, Any] | None) -> dict[str, Any]:
         with self.read() as txn:
-            row = txn.get(b"format", db=self.meta)
+            row = txn.get(_FORMAT_KEY, db=self.meta)
         if row is None:
             if self.read_only or initial is None:
                 raise NotAStore(f"{self.folder.parent} is not a feature store.")
             with self.write() as txn:
                 # Another process may have been first; then its row stands.
-                created = json.dumps({"format": FORMAT, **initial}).encode()
-                txn.put(b"format", created, overwrite=False, db=self.meta)
-                row = txn.get(b"format", db=self.meta)
+                created = seal(_FORMAT_KEY, {"format": FORMAT, **initial})
+                txn.put(_FORMAT_KEY, created, overwrite=False, db=self.meta)
+                row = txn.get(_FORMAT_KEY, db=self.meta)
+        return self._parse_format(bytes(row))
+
+    def _parse_format(self, row: bytes) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(bytes(row))
-            version = found["format"]
+            # Before the checksum: another format may have another one.
+            version = json.loads(row)["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptStore(f"The format row of {self.folder.parent} is unreadable.") from error
-        if version != FORMAT:
+        if version != FORMAT and isinstance(version, int):
+            way = "Upgrade featurestore to open it."
+            if version < FORMAT:
+                way = "Open it with the version that made it, and ingest its groups into a new one."
             raise IncompatibleStore(
                 f"{self.folder.parent} has format {version}; this version of featurestore reads "
-                f"format {FORMAT}. Upgrade featurestore to open it."
+                f"format {FORMAT}. {way}"
             )
-        return found
+        return unseal(_FORMAT_KEY, row, f"The format row of {self.folder.parent}")
 
     def native_at(self, txn: Transaction) -> Native | None:
         """Return LMDB's own functions for compiled loops, if they can be had."""
@@ -262,7 +270,7 @@ class Environment:
     def require_room(self, txn: Transaction, bytes_needed: int) -> None:
         """Refuse a write that would take the store over its quota or the disk over its edge."""
         # Read anew: another process may have raised it.
-        quota = json.loads(bytes(txn.get(b"format", db=self.meta)))["quota"]
+        quota = self._parse_format(bytes(txn.get(_FORMAT_KEY, db=self.meta)))["quota"]
         used = self.used_bytes(txn)
         if used + bytes_needed > quota * QUOTA_WATERMARK:
             raise StoreFull(
@@ -283,7 +291,7 @@ class Environment:
     def put_quota(self, txn: Transaction, quota: int) -> None:
         """Store a new quota, in bytes."""
         self.format = {**self.format, "quota": quota}
-        txn.put(b"format", json.dumps(self.format).encode(), db=self.meta)
+        txn.put(_FORMAT_KEY, seal(_FORMAT_KEY, self.format), db=self.meta)
 
     @property
     def page_bytes(self) -> int:

@@ -3,12 +3,14 @@
 One entry holds the records that one commit added to one group::
 
     key    u32 group | u64 first seq                         big endian
-    value  u32 count | u64 last seq | then for each record:  little endian
+    value  u32 crc32 of the key and of what follows          little endian
+           u32 count | u64 last seq | then for each record:
              u16 key length | key bytes | record bytes (their length is in their header)
 
-Each record carries its own checksum over key and record.  Rows at or below the group's
-``drained_seq`` are in a file already; readers skip them, and they are deleted a few at a time,
-because a large delete needs room just when there is none.
+The checksum is looked at before an entry is read, skipped as drained or deleted as drained; only
+:func:`tail`, which counts, goes by the head alone.  Rows at or below the group's ``drained_seq``
+are in a file already; readers skip them, and they are deleted a few at a time, because a large
+delete needs room just when there is none.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from featurestore.encoding.values import HEADER, read_header
 from featurestore.errors import CorruptStore
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 
 _GROUP = struct.Struct(">I")
 _KEY = struct.Struct(">IQ")
-_HEAD = struct.Struct("<IQ")
+_HEAD = struct.Struct("<IIQ")
+_CRC_BYTES = 4
+_COUNT_AND_LAST = struct.Struct("<IQ")
 _KEY_LENGTH = struct.Struct("<H")
 HEAD_BYTES = _HEAD.size
 _ROW_BYTES_MIN = _KEY_LENGTH.size + HEADER.size
@@ -51,8 +56,9 @@ def append(
             parts += (_KEY_LENGTH.pack(len(key)), key, record)
             size += 2 + len(key) + len(record)
             end += 1
-        head = _HEAD.pack(end - start, rows[end - 1][0])
-        txn.put(_KEY.pack(group_id, rows[start][0]), head + b"".join(parts), db=env.journal)
+        at = _KEY.pack(group_id, rows[start][0])
+        body = _COUNT_AND_LAST.pack(end - start, rows[end - 1][0]) + b"".join(parts)
+        txn.put(at, _checksum(at, body) + body, db=env.journal)
         start = end
 
 
@@ -66,8 +72,26 @@ def put_entry(
     entry: memoryview,
 ) -> None:
     """Add an entry whose rows are laid out already, after `HEAD_BYTES` left free for the head."""
-    _HEAD.pack_into(entry, 0, count, last_seq)
-    txn.put(_KEY.pack(group_id, first_seq), entry, db=env.journal)
+    at = _KEY.pack(group_id, first_seq)
+    _COUNT_AND_LAST.pack_into(entry, _CRC_BYTES, count, last_seq)
+    entry[:_CRC_BYTES] = _checksum(at, entry[_CRC_BYTES:])
+    txn.put(at, entry, db=env.journal)
+
+
+def _checksum(key: bytes, body: bytes | memoryview) -> bytes:
+    return crc32(body, crc32(key)).to_bytes(_CRC_BYTES, "little")
+
+
+def check(key: bytes, value: bytes) -> tuple[int, int]:
+    """Return count and last seq of an entry; raise ``CorruptStore`` for any other bytes."""
+    if len(value) >= _HEAD.size and value[:_CRC_BYTES] == _checksum(key, value[_CRC_BYTES:]):
+        _, count, last_seq = _HEAD.unpack_from(value)
+        return count, last_seq
+    group_id, first_seq = _KEY.unpack(key) if len(key) == _KEY.size else (key.hex(" "), "?")
+    raise CorruptStore(
+        f"Journal entry {group_id}/{first_seq} fails its checksum. Run `featurestore verify`, and "
+        "restore the store from a backup."
+    )
 
 
 def _values(
@@ -82,10 +106,12 @@ def _values(
             if owner != group_id:
                 return
             if len(value) < _HEAD.size:
-                raise CorruptStore(f"Journal entry {group_id}/{first_seq} is cut short.")
-            count, last_seq = _HEAD.unpack_from(value)
+                check(bytes(key), bytes(value))
+            _, count, last_seq = _HEAD.unpack_from(value)
             if last_seq > after_seq:
                 yield first_seq, last_seq, count, value
+            else:
+                check(bytes(key), value)  # it is believed that there is nothing to be read
 
 
 def _go_to(cursor: Any, group_id: int, after_seq: int) -> bool:
@@ -104,7 +130,9 @@ def entries(
 ) -> Iterator[tuple[int, int, bytes]]:
     """Yield ``(first seq, last seq, body)`` of entries that reach beyond ``after_seq``."""
     for first_seq, last_seq, _, value in _values(env, txn, group_id, after_seq):
-        yield first_seq, last_seq, bytes(value)
+        body = bytes(value)
+        check(_KEY.pack(group_id, first_seq), body)
+        yield first_seq, last_seq, body
 
 
 def read(
@@ -145,7 +173,7 @@ def _rows(body: bytes, place: str) -> tuple[Runs, Runs]:
     """Return the keys and the records of an entry's value."""
     from featurestore.encoding.columns import copied_runs, runs_of, worth_compiling
 
-    count = _HEAD.unpack_from(body)[0]
+    count = _HEAD.unpack_from(body)[1]
     if worth_compiling(count) and len(body) >= HEAD_BYTES + _ROW_BYTES_MIN * count:
         import numpy as np
 
@@ -160,7 +188,9 @@ def _rows(body: bytes, place: str) -> tuple[Runs, Runs]:
 
 def split(body: bytes, place: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield the ``(key, record)`` pairs of an entry's value; any other bytes are refused."""
-    count = _HEAD.unpack_from(body)[0]
+    if len(body) < _HEAD.size:
+        raise CorruptStore(f"Journal entry {place} is cut short.")
+    count = _HEAD.unpack_from(body)[1]
     view = memoryview(body)
     at = _HEAD.size
     for _ in range(count):
@@ -184,20 +214,11 @@ def delete_drained(
         for _ in range(limit):
             if not cursor.set_range(_KEY.pack(group_id, 0)):
                 return False
-            owner, _first = _KEY.unpack(cursor.key())
-            if owner != group_id or _HEAD.unpack_from(cursor.value())[1] > drained_seq:
+            key = cursor.key()
+            if key[:4] != _GROUP.pack(group_id) or check(key, cursor.value())[1] > drained_seq:
                 return False
             cursor.delete()
     return True
-
-
-def has_drained(env: Environment, txn: Transaction, group_id: int, drained_seq: int) -> bool:
-    """Return whether entries at or below ``drained_seq`` are still to be deleted."""
-    with txn.cursor(db=env.journal) as cursor:
-        if not cursor.set_range(_KEY.pack(group_id, 0)):
-            return False
-        owner, _first = _KEY.unpack(cursor.key())
-        return bool(owner == group_id and _HEAD.unpack_from(cursor.value())[1] <= drained_seq)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@
     value  record bytes                              (encoding.values)
            + the full key, where it was too long for an LMDB key
 
+    meta    keys/<group id>    how many keys of the group are there      (a counter of the catalog)
+
 A tombstone or a fence is a record without payload and stays under its key, so that a put older
 than a delete is still recognised as late.  Keys are in the order of the history files, so a bulk
 load touches pages in order.
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 from featurestore.encoding.keys import lmdb_key
 from featurestore.encoding.values import read_header
 from featurestore.errors import CorruptStore
+from featurestore.storage import catalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,16 +101,28 @@ def delete_some(env: Environment, txn: Transaction, group_id: int, limit: int) -
 
 
 def count(env: Environment, txn: Transaction, group_id: int) -> int:
-    """Count the keys of a group, tombstones and fences included."""
-    prefix = _U32.pack(group_id)
-    total = 0
-    with txn.cursor(db=env.latest) as cursor:
-        if cursor.set_range(prefix):
-            for position in cursor.iternext(values=False):
-                if position[:4] != prefix:
-                    break
-                total += 1
-    return total
+    """Return how many keys a group has, tombstones and fences included; kept, not counted."""
+    return catalog.counter(env, txn, _counter(group_id))
+
+
+def count_more(env: Environment, txn: Transaction, group_id: int, more: int) -> None:
+    """Note that a group has so many keys more, or fewer."""
+    known = catalog.counter(env, txn, _counter(group_id))
+    catalog.put_counter(env, txn, _counter(group_id), known + more)
+
+
+def drop_count(env: Environment, txn: Transaction, group_id: int) -> None:
+    """Forget the number of keys of a dropped group."""
+    txn.delete(_counter(group_id), db=env.meta)
+
+
+def delete_at(env: Environment, txn: Transaction, at: bytes) -> bool:
+    """Delete the record at an LMDB key; returns whether there was one."""
+    return bool(txn.delete(at, db=env.latest))
+
+
+def _counter(group_id: int) -> bytes:
+    return b"keys/%d" % group_id
 
 
 def _full_key(position: bytes, value: bytes) -> bytes:

@@ -14,18 +14,18 @@ A file's life::
        └─ its owner died: the intent is removed in a transaction, and only then the file
 
 ``manifest_version`` moves with every change of a list, so that a reader can keep its parsed list,
-and a pin can name what it still needs.
+and a pin can name what it still needs.  Each row has a checksum (``rows``).
 """
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import CorruptStore
 from featurestore.storage import catalog
+from featurestore.storage.rows import seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,19 +99,20 @@ class FileEntry:
         """Path below the store's folder; made of ids, never of names."""
         return file_path(self.group_id, self.file_id)
 
-    def to_json(self) -> bytes:
-        """Return the manifest row."""
-        return json.dumps(asdict(self)).encode()
+    def row(self, key: bytes) -> bytes:
+        """Return the manifest row under a key."""
+        return seal(key, asdict(self))
 
     @classmethod
-    def from_json(cls, row: bytes) -> FileEntry:
-        """Parse a manifest row."""
+    def of(cls, key: bytes, row: bytes) -> FileEntry:
+        """Parse a manifest row; raise ``CorruptStore`` if it is not what was written."""
+        place = file_path(*_KEY.unpack(key[1:])) if len(key) == 1 + _KEY.size else key.hex(" ")
+        fields = unseal(key, row, f"The manifest row of {place}")
         try:
-            fields = json.loads(bytes(row))
             fields["slices"] = tuple(tuple(s) for s in fields["slices"])
             return cls(**fields)
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptStore(f"A manifest row is unreadable: {error}.") from error
+            raise CorruptStore(f"The manifest row of {place} is unreadable: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,16 @@ class GroupState:
     windows: tuple[int, ...] = field(default=())
     flushed_at_us: int = 0
 
+    @classmethod
+    def of(cls, key: bytes, row: bytes) -> GroupState:
+        """Parse a manifest row; raise ``CorruptStore`` if it is not what was written."""
+        what = f"The manifest's state of group {int.from_bytes(key[1:], 'big')}"
+        fields = unseal(key, row, what)
+        try:
+            return cls(**{**fields, "windows": tuple(fields["windows"])})
+        except (KeyError, TypeError) as error:
+            raise CorruptStore(f"{what} is unreadable.") from error
+
 
 def file_path(group_id: int, file_id: int) -> str:
     """Return the path of a history file below the store's folder."""
@@ -148,43 +159,47 @@ def version(env: Environment, txn: Transaction) -> int:
 
 def state(env: Environment, txn: Transaction, group_id: int) -> GroupState:
     """Return a group's state."""
-    row = txn.get(b"s" + _GROUP.pack(group_id), db=env.manifest)
+    key = b"s" + _GROUP.pack(group_id)
+    row = txn.get(key, db=env.manifest)
     if row is None:
         return GroupState()
-    fields = json.loads(bytes(row))
-    windows = tuple(fields["windows"])
-    return GroupState(fields["drained_seq"], windows, fields.get("flushed_at_us", 0))
+    return GroupState.of(key, row)
 
 
 def put_state(env: Environment, txn: Transaction, group_id: int, new: GroupState) -> None:
     """Replace a group's state."""
-    txn.put(b"s" + _GROUP.pack(group_id), json.dumps(asdict(new)).encode(), db=env.manifest)
+    key = b"s" + _GROUP.pack(group_id)
+    txn.put(key, seal(key, asdict(new)), db=env.manifest)
 
 
 def live_files(env: Environment, txn: Transaction, group_id: int) -> list[FileEntry]:
     """Return the listed files of a group, oldest id first."""
-    return [FileEntry.from_json(v) for _, v in _rows(env, txn, b"f" + _GROUP.pack(group_id))]
+    return [FileEntry.of(k, v) for k, v in _rows(env, txn, b"f" + _GROUP.pack(group_id))]
 
 
 def all_live_files(env: Environment, txn: Transaction) -> list[FileEntry]:
     """Return the listed files of all groups."""
-    return [FileEntry.from_json(v) for _, v in _rows(env, txn, b"f")]
+    return [FileEntry.of(k, v) for k, v in _rows(env, txn, b"f")]
 
 
 def live_file(env: Environment, txn: Transaction, group_id: int, file_id: int) -> FileEntry | None:
     """Return one listed file, or None."""
-    row = txn.get(b"f" + _KEY.pack(group_id, file_id), db=env.manifest)
-    return None if row is None else FileEntry.from_json(row)
+    key = b"f" + _KEY.pack(group_id, file_id)
+    row = txn.get(key, db=env.manifest)
+    return None if row is None else FileEntry.of(key, row)
 
 
 def removed_files(env: Environment, txn: Transaction) -> list[FileEntry]:
     """Return the files that wait to be deleted, of all groups."""
-    return [FileEntry.from_json(v) for _, v in _rows(env, txn, b"r")]
+    return [FileEntry.of(k, v) for k, v in _rows(env, txn, b"r")]
 
 
 def intents(env: Environment, txn: Transaction) -> list[tuple[int, int, dict[str, Any]]]:
     """Return ``(group id, file id, intent)`` of every file being written."""
-    return [(*_KEY.unpack(k[1:]), json.loads(v)) for k, v in _rows(env, txn, b"i")]
+    return [
+        (*_KEY.unpack(k[1:]), unseal(k, v, f"The intent of {file_path(*_KEY.unpack(k[1:]))}"))
+        for k, v in _rows(env, txn, b"i")
+    ]
 
 
 def _rows(env: Environment, txn: Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -202,8 +217,8 @@ def _rows(env: Environment, txn: Transaction, prefix: bytes) -> Iterator[tuple[b
 def intend(env: Environment, txn: Transaction, group_id: int, owner: str) -> int:
     """Write down that ``owner`` is about to write a file; returns its id."""
     file_id = catalog.bump(env, txn, b"last_file_id")
-    row = json.dumps({"owner": owner}).encode()
-    txn.put(b"i" + _KEY.pack(group_id, file_id), row, db=env.manifest)
+    key = b"i" + _KEY.pack(group_id, file_id)
+    txn.put(key, seal(key, {"owner": owner}), db=env.manifest)
     return file_id
 
 
@@ -221,7 +236,7 @@ def list_file(env: Environment, txn: Transaction, entry: FileEntry) -> None:
     """List a file, or list it anew with more visible rows; its intent is fulfilled."""
     withdraw(env, txn, entry.group_id, entry.file_id)
     key = b"f" + _KEY.pack(entry.group_id, entry.file_id)
-    txn.put(key, entry.to_json(), db=env.manifest)
+    txn.put(key, entry.row(key), db=env.manifest)
     catalog.bump(env, txn, b"manifest_version")
 
 
@@ -231,7 +246,7 @@ def unlist(env: Environment, txn: Transaction, entry: FileEntry, now_us: int) ->
     key = _KEY.pack(entry.group_id, entry.file_id)
     txn.delete(b"f" + key, db=env.manifest)
     gone = replace(entry, removed_at_us=now_us, removed_version=new_version)
-    txn.put(b"r" + key, gone.to_json(), db=env.manifest)
+    txn.put(b"r" + key, gone.row(b"r" + key), db=env.manifest)
 
 
 def forget(env: Environment, txn: Transaction, entry: FileEntry) -> None:

@@ -2,7 +2,8 @@
 
 ::
 
-    requests        blake2b-256 of the request id  ->  i64 time | 16-byte digest | result (JSON)
+    requests        blake2b-256 of the request id  ->  u32 crc32 of that hash and of what follows
+                                                       | i64 time | 16-byte digest | result (JSON)
     request_times   u64 time | that hash                ->  (empty; the order of forgetting)
 
 The result is written in the transaction of the request, so it exists exactly if the request
@@ -16,14 +17,16 @@ import hashlib
 import json
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
-from featurestore.errors import RequestMismatch
+from featurestore.errors import CorruptStore, RequestMismatch
 
 if TYPE_CHECKING:
     from featurestore.storage.environment import Environment, Transaction
 
 KEPT_US = 24 * 3600 * 1_000_000
-_HEAD = struct.Struct("<q16s")
+_HEAD = struct.Struct("<Iq16s")
+_CRC_BYTES = 4
 _TIME = struct.Struct(">Q")
 _TIME_BIAS = 2**63  # so that times before 1970 sort first
 
@@ -72,7 +75,7 @@ def find(env: Environment, txn: Transaction, request: Request, now_us: int) -> A
     row = txn.get(request.key, db=env.requests)
     if row is None:
         return None
-    time_us, found = _HEAD.unpack_from(row)
+    time_us, found, result = parsed(request.key, row)
     if now_us - time_us >= KEPT_US:
         return None
     if found != request.digest:
@@ -80,7 +83,19 @@ def find(env: Environment, txn: Transaction, request: Request, now_us: int) -> A
             f'Request id "{request.id}" was used within the last 24 hours for a request with '
             "other content. Use a new id for a new request."
         )
-    return json.loads(bytes(row[_HEAD.size :]))
+    return json.loads(result)
+
+
+def parsed(key: bytes, row: bytes) -> tuple[int, bytes, bytes]:
+    """Return time, digest and result of a row; raise ``CorruptStore`` for any other bytes."""
+    if len(row) > _HEAD.size:
+        crc, time_us, digest = _HEAD.unpack_from(row)
+        if crc32(row[_CRC_BYTES:], crc32(key)) == crc:
+            return time_us, digest, bytes(row[_HEAD.size :])
+    raise CorruptStore(
+        f"The stored result of request {bytes(key[:8]).hex()} fails its checksum. Run "
+        "`featurestore verify`, and restore the store from a backup."
+    )
 
 
 def save(env: Environment, txn: Transaction, request: Request, now_us: int, result: Any) -> None:
@@ -88,10 +103,11 @@ def save(env: Environment, txn: Transaction, request: Request, now_us: int, resu
     key = request.key
     old = txn.get(key, db=env.requests)
     if old is not None:
-        old_time = _TIME.pack(_HEAD.unpack_from(old)[0] + _TIME_BIAS)
+        old_time = _TIME.pack(parsed(key, old)[0] + _TIME_BIAS)
         txn.delete(old_time + key, db=env.request_times)
-    row = _HEAD.pack(now_us, request.digest) + json.dumps(result).encode()
-    txn.put(key, row, db=env.requests)
+    row = _HEAD.pack(0, now_us, request.digest)[_CRC_BYTES:] + json.dumps(result).encode()
+    crc = crc32(row, crc32(key)).to_bytes(_CRC_BYTES, "little")
+    txn.put(key, crc + row, db=env.requests)
     txn.put(_TIME.pack(now_us + _TIME_BIAS) + key, b"", db=env.request_times)
 
 

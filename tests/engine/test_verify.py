@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 import os
 import re
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,8 @@ from featurestore.engine import ingest, staging
 from featurestore.engine.verify.findings import TOLD_MAX, Fault
 from featurestore.engine.verify.group import SeenSeqs
 from featurestore.engine.verify.store import examine
-from featurestore.storage import catalog, files, manifest
+from featurestore.storage import catalog, files, journal, manifest
+from featurestore.storage.rows import seal, seal_number, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -466,13 +467,17 @@ def test_a_seq_from_the_future(full: fs.FeatureStore) -> None:
 
 def test_a_lost_online_record(full: fs.FeatureStore) -> None:
     put(full, "latest", place_of(full, "LGA", 7), None)
-    only(full, "missing", "origin='LGA', gate=7 is in history")
+    faults = checked(full)
+    assert {fault.what for fault in faults} == {"missing", "count"}
+    assert any("origin='LGA', gate=7 is in history" in str(fault) for fault in faults)
 
 
 def test_an_online_record_without_history(full: fs.FeatureStore) -> None:
     record = bytearray(get(full, "latest", place_of(full, "SYR", 1)))
     put(full, "latest", place_of(full, "SYR", 99), stamp(record, key_of(full, "SYR", 99), 1, 1))
-    only(full, "no history", "gate=99")
+    faults = checked(full)
+    assert {fault.what for fault in faults} == {"no history", "count"}
+    assert any("gate=99" in str(fault) for fault in faults)
 
 
 def test_an_online_record_for_the_offline_store(full: fs.FeatureStore) -> None:
@@ -494,7 +499,7 @@ def test_a_schema_version_nobody_knows(full: fs.FeatureStore) -> None:
 def test_a_flood_is_cut_short(full: fs.FeatureStore) -> None:
     for gate in range(50):
         put(full, "latest", place_of(full, "LGA", gate), None)
-    faults = full.verify()
+    faults = [fault for fault in full.verify() if fault.what == "missing"]
     assert len(faults) == TOLD_MAX + 1
     assert str(faults[-1]).endswith("and 30 more of this kind (missing).")
 
@@ -506,35 +511,51 @@ def journal_rows(store: fs.FeatureStore) -> list[tuple[bytes, bytes]]:
     return rows(store, "journal", group_id(store).to_bytes(4, "big"))
 
 
+def put_entry(store: fs.FeatureStore, key: bytes, value: bytes) -> None:
+    """Put a journal entry with a good checksum; that of ``value`` is not looked at."""
+    put(store, "journal", key, crc32(value[4:], crc32(key)).to_bytes(4, "little") + value[4:])
+
+
+def test_a_flipped_bit_in_a_journal_entry(full: fs.FeatureStore) -> None:
+    key, value = journal_rows(full)[-1]
+    for at in (0, 4, 8, 16, -1):
+        flipped = bytearray(value)
+        flipped[at] ^= 1
+        put(full, "journal", key, bytes(flipped))
+        only(full, "malformed", 'journal of "weather", entry .* fails its checksum')
+        with pytest.raises(fs.CorruptStore, match="Journal entry"):
+            full.sql("SELECT * FROM weather")
+
+
 def test_a_flipped_bit_in_a_journal_record(full: fs.FeatureStore) -> None:
     key, value = journal_rows(full)[-1]
-    put(full, "journal", key, value[:-1] + bytes([value[-1] ^ 1]))
+    put_entry(full, key, value[:-1] + bytes([value[-1] ^ 1]))
     only(full, "checksum", 'journal of "weather", entry')
 
 
 @pytest.mark.parametrize("cut", [4, 11, 13, 40, -1])
 def test_a_journal_entry_cut_short(full: fs.FeatureStore, cut: int) -> None:
     key, value = journal_rows(full)[-1]
-    put(full, "journal", key, value[:cut])
+    put_entry(full, key, value[:cut])
     only(full, "malformed", 'journal of "weather", entry')
 
 
 def test_a_journal_entry_under_another_seq(full: fs.FeatureStore) -> None:
     key, value = journal_rows(full)[-1]
     put(full, "journal", key, None)
-    put(full, "journal", key[:11] + bytes([key[11] + 1]), value)
+    put_entry(full, key[:11] + bytes([key[11] + 1]), value)
     only(full, "seqs", "its records have the seqs")
 
 
 def test_a_journal_entry_twice(full: fs.FeatureStore) -> None:
     key, value = journal_rows(full)[-1]
-    put(full, "journal", key[:11] + bytes([key[11] + 1]), value)
+    put_entry(full, key[:11] + bytes([key[11] + 1]), value)
     assert whats(full) == {"seqs", "seq twice"}
 
 
 def records_of(entry: bytes) -> list[bytes]:
     """Cut the value of a journal entry into its records, each with key and length."""
-    parts, at = [], 12
+    parts, at = [], journal.HEAD_BYTES
     while at < len(entry):
         key_end = at + 2 + int.from_bytes(entry[at : at + 2], "little")
         end = key_end + read_header(entry[key_end:]).length
@@ -547,14 +568,14 @@ def test_records_of_a_journal_entry_out_of_order(full: fs.FeatureStore) -> None:
     full.write([("weather", weather("BUF", n, 5)) for n in range(4)])
     key, value = journal_rows(full)[-1]
     one, two, three, four = records_of(value)
-    put(full, "journal", key, value[:12] + one + three + two + four)
+    put_entry(full, key, value[: journal.HEAD_BYTES] + one + three + two + four)
     only(full, "seqs", "its records have the seqs")
 
 
 def test_a_journal_entry_without_records(full: fs.FeatureStore) -> None:
     key, value = journal_rows(full)[-1]
     assert len(records_of(value)) == 3
-    put(full, "journal", key, bytes(4) + value[4:12])
+    put_entry(full, key, bytes(8) + value[8 : journal.HEAD_BYTES])
     assert whats(full) == {"seqs", "no history"}
 
 
@@ -596,12 +617,13 @@ def test_drained_rows_that_count_as_not_drained(full: fs.FeatureStore) -> None:
 
 def test_a_journal_record_for_the_online_store(full: fs.FeatureStore) -> None:
     key, value = journal_rows(full)[0]
-    length = int.from_bytes(value[12:14], "little")
-    record_key, record = value[14 : 14 + length], bytearray(value[14 + length :])
+    at = journal.HEAD_BYTES + 2
+    end = at + int.from_bytes(value[at - 2 : at], "little")
+    record_key, record = value[at:end], bytearray(value[end:])
     header = read_header(record)
     record[11] = 1
     record = stamp(record, record_key, header.seq, header.write_time_us)
-    put(full, "journal", key, value[: 14 + length] + record)
+    put_entry(full, key, value[:end] + record)
     assert "stores" in whats(full)
 
 
@@ -809,9 +831,11 @@ def test_a_cell_outside_its_window(full: fs.FeatureStore) -> None:
 
 def test_a_commit_log_that_runs_backwards(full: fs.FeatureStore) -> None:
     (key, _), (last, _) = rows(full, "commits")[0], rows(full, "commits")[-1]
-    put(full, "commits", key, (NOW_US + 1).to_bytes(8, "little"))
-    only(full, "order", "commit log: the commit of seq")
-    put(full, "commits", key, NOW_US.to_bytes(8, "little"))
+    for time_us in (NOW_US + 1, NOW_US):
+        time = time_us.to_bytes(8, "little")
+        put(full, "commits", key, time + crc32(time, crc32(key)).to_bytes(4, "little"))
+        if time_us > NOW_US:
+            only(full, "order", "commit log: the commit of seq")
     assert full.verify() == []
     put(full, "commits", last, b"odd")
     assert "malformed" in whats(full)
@@ -833,25 +857,35 @@ def test_manifest_rows_nobody_can_read(full: fs.FeatureStore) -> None:
     key = b"f" + entry.group_id.to_bytes(4, "big") + entry.file_id.to_bytes(8, "big")
     put(full, "manifest", key, b"{")
     only(full, "manifest row", re.escape(entry.path))
-    put(full, "manifest", key, replace(entry, file_id=77).to_json())
+    put(full, "manifest", key, replace(entry, file_id=77).row(key))
     only(full, "manifest row", "describes data/")
 
 
 def test_state_nobody_can_read(full: fs.FeatureStore) -> None:
-    put(full, "manifest", b"s" + group_id(full).to_bytes(4, "big"), b"{}")
-    only(full, "malformed", "state of group")
+    key = b"s" + group_id(full).to_bytes(4, "big")
+    for row in (b"{}", seal(key, {"drained_seq": 1}), seal(key, {"windows": [], "odd": 1})):
+        put(full, "manifest", key, row)
+        only(full, "malformed", "state of group")
 
 
 def test_a_file_that_is_two_things_at_once(full: fs.FeatureStore) -> None:
     (entry,) = entries(full, "flush")
     key = entry.group_id.to_bytes(4, "big") + entry.file_id.to_bytes(8, "big")
-    put(full, "manifest", b"i" + key, b'{"owner": "x"}')
+    put(full, "manifest", b"i" + key, seal(b"i" + key, {"owner": "x"}))
     only(full, "state", "listed and being written at once")
 
 
 def test_a_file_with_a_number_not_given_yet(full: fs.FeatureStore) -> None:
-    put(full, "meta", b"last_file_id", (1).to_bytes(8, "big"))
+    put(full, "meta", b"last_file_id", seal_number(b"last_file_id", 1))
     only(full, "id", "the last id given to a file is 1")
+
+
+def test_keys_that_were_miscounted(full: fs.FeatureStore) -> None:
+    key = b"keys/%d" % group_id(full)
+    keys = full.stat()["groups"]["weather"]["keys"]
+    assert keys == len(rows(full, "latest", group_id(full).to_bytes(4, "big")))
+    put(full, "meta", key, seal_number(key, keys + 1))
+    only(full, "count", f"it has {keys} keys; {keys + 1} were counted")
 
 
 def test_a_definition_nobody_can_read(full: fs.FeatureStore) -> None:
@@ -859,10 +893,12 @@ def test_a_definition_nobody_can_read(full: fs.FeatureStore) -> None:
     row = get(full, "catalog", key)
     put(full, "catalog", key, row[:-1])
     assert whats(full) == {"malformed"}
-    put(full, "catalog", key, row.replace(b'"planes"', b'"Weather"'))
+    put(full, "catalog", key, row.replace(b'"planes"', b'"planet"'))
+    only(full, "malformed", "fails its checksum")
+    fields = unseal(key, row, "it")
+    put(full, "catalog", key, seal(key, {**fields, "name": "Weather"}))
     assert "name" in whats(full)
-    fields = json.loads(row)
-    put(full, "catalog", key, json.dumps({**fields, "id": 55}).encode())
+    put(full, "catalog", key, seal(key, {**fields, "id": 55}))
     assert "id" in whats(full)
 
 

@@ -19,7 +19,6 @@ of its own, and there is one already.
 from __future__ import annotations
 
 import itertools
-import json
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,8 +34,7 @@ from featurestore.engine.verify.file import check_file, shown
 from featurestore.errors import CorruptStore
 from featurestore.event_time import NO_EXPIRY, format_us
 from featurestore.record import FLAG_DELETED, FLAG_FENCE, STORE_OFFLINE, STORE_ONLINE
-from featurestore.schema import FeatureGroup
-from featurestore.storage import commits, journal, manifest
+from featurestore.storage import catalog, commits, journal, latest, manifest
 from featurestore.storage.parquet import (
     EXPIRES_AT,
     IS_DELETED,
@@ -54,6 +52,7 @@ if TYPE_CHECKING:
 
     from featurestore.engine.database import Database
     from featurestore.engine.verify.findings import Findings
+    from featurestore.schema import FeatureGroup
     from featurestore.storage.environment import Transaction
     from featurestore.storage.manifest import FileEntry, GroupState
 
@@ -62,7 +61,6 @@ if TYPE_CHECKING:
 
 _U32 = struct.Struct(">I")
 _KEY = struct.Struct(">IQ")  # group and number, of journal entries and of files
-_JOURNAL_HEAD = struct.Struct("<IQ")  # records, last seq
 _HASH_END = 12  # of an online record's place: group and hash
 #: Records decoded at a time.
 _BLOCK_ROWS = 1 << 16
@@ -94,6 +92,7 @@ class _Moment:
     state: GroupState
     entries: list[FileEntry]
     is_whole: bool  # every row of the manifest could be read
+    keys: int  # online, as counted by the writers
     journal: list[tuple[int, bytes]]  # first seq, entry
     latest: list[tuple[bytes, bytes]]  # place, value
 
@@ -102,23 +101,23 @@ def _moment(
     database: Database, txn: Transaction, group_id: int, findings: Findings
 ) -> _Moment | None:
     env, prefix = database.env, _U32.pack(group_id)
-    definition = txn.get(b"g" + prefix, db=env.catalog)
+    definition = txn.get(b"g" + prefix, db=env.catalog)  # checked before: `_check_catalog`
     if definition is None:
         return None
     try:
         state = manifest.state(env, txn, group_id)
-    except (ValueError, KeyError, TypeError) as error:
-        place = f"manifest, state of group {group_id}"
-        findings.fault(place, "malformed", f"the row cannot be read ({error!r}).")
+    except CorruptStore as error:
+        findings.fault(f"manifest, state of group {group_id}", "malformed", str(error))
         return None
     rows = list(rows_of(txn, env.manifest, b"f" + prefix))
     entries = [e for key, row in rows if (e := _entry(key, row, findings)) is not None]
     return _Moment(
-        group=FeatureGroup.from_json(json.loads(bytes(definition))),
+        group=catalog.group_of(b"g" + prefix, bytes(definition)),
         last_seq=commits.last(env, txn)[0],
         state=state,
         entries=entries,
         is_whole=len(entries) == len(rows),
+        keys=latest.count(env, txn, group_id),
         journal=[(_KEY.unpack(k)[1], v) for k, v in rows_of(txn, env.journal, prefix)],
         latest=list(rows_of(txn, env.latest, prefix)),
     )
@@ -127,7 +126,7 @@ def _moment(
 def _entry(key: bytes, row: bytes, findings: Findings) -> FileEntry | None:
     place = manifest.file_path(*_KEY.unpack(key[1:]))
     try:
-        entry = manifest.FileEntry.from_json(row)
+        entry = manifest.FileEntry.of(key, row)
     except CorruptStore as error:
         findings.fault(place, "manifest row", str(error))
         return None
@@ -201,10 +200,10 @@ class _GroupCheck:
         for first_seq, body in self.moment.journal:
             place = f"{self.journal_place}, entry {first_seq}"
             try:
+                _, last_seq = journal.check(_KEY.pack(self.group.id, first_seq), body)
                 pairs = list(journal.split(body, str(first_seq)))
-                last_seq = _JOURNAL_HEAD.unpack_from(body)[1]
-            except (CorruptStore, struct.error):
-                self.findings.fault(place, "malformed", "it is cut short, or no entry at all.")
+            except CorruptStore as error:
+                self.findings.fault(place, "malformed", str(error))
                 self.history_is_whole = False
                 continue
             sound = self._check_journal_entry(place, first_seq, last_seq, before, pairs)
@@ -297,6 +296,12 @@ class _GroupCheck:
     def _check_latest(self) -> dict[bytes, tuple[Header, bytes]]:
         """Check every online record; returns header and record of the sound ones, by key."""
         online: dict[bytes, tuple[Header, bytes]] = {}
+        if len(self.moment.latest) != self.moment.keys:
+            self.findings.fault(
+                self.online_place,
+                "count",
+                f"it has {len(self.moment.latest):,} keys; {self.moment.keys:,} were counted.",
+            )
         for place, value in self.moment.latest:
             try:
                 header = read_header(value)

@@ -4,6 +4,7 @@
 
     commit log      seqs and times only grow; nothing anywhere has a later seq
     catalog         every definition parses; no two groups are one to SQL
+    requests        results of requests, and marks of consumers: checksums
     manifest        every row parses, belongs to a group, and no file is two things at once
     each group      at one moment of its own, files pinned (group):
       journal         entries in order, none half drained; checksums; records decode
@@ -23,7 +24,6 @@ their transaction at once: a long one would make LMDB's file grow.
 from __future__ import annotations
 
 import contextlib
-import json
 import struct
 import time
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,14 @@ from featurestore.engine.verify.group import SeenSeqs, check_group, rows_of
 from featurestore.errors import CorruptStore, FeatureStoreError
 from featurestore.event_time import format_us
 from featurestore.feature_view import FeatureView
-from featurestore.schema import FeatureGroup
-from featurestore.storage import catalog, manifest
+from featurestore.storage import catalog, commits, consumers, manifest, requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from featurestore.engine.database import Database
+    from featurestore.schema import FeatureGroup
     from featurestore.storage.environment import Transaction
 
 __all__ = ["Fault", "Findings", "examine", "verify"]
@@ -49,8 +49,6 @@ __all__ = ["Fault", "Findings", "examine", "verify"]
 OLD_SECONDS = 600
 
 _U32 = struct.Struct(">I")
-_U64 = struct.Struct(">Q")
-_I64 = struct.Struct("<q")
 _FILE_KEY = struct.Struct(">IQ")
 
 
@@ -88,6 +86,7 @@ def examine(database: Database) -> Findings:
         _check_manifest(database, txn, findings)
         _check_owners(database, txn, findings)
         _check_commits(database, txn, findings)
+        _check_small_rows(database, txn, findings)
     _note_orphans(database, findings)
     seqs = SeenSeqs()
     for group in groups:
@@ -113,9 +112,9 @@ def _check_commits(database: Database, txn: Transaction, findings: Findings) -> 
     before = (0, -(2**63))
     for key, value in rows_of(txn, database.env.commits, b""):
         try:
-            seq, time_us = _U64.unpack(key)[0], _I64.unpack(value)[0]
-        except struct.error:
-            findings.fault(place, "malformed", f"the row {key.hex(' ')} is no seq and its time.")
+            seq, time_us = commits.parsed(key, value)
+        except CorruptStore as error:
+            findings.fault(place, "malformed", str(error))
             continue
         if time_us < before[1]:
             findings.fault(
@@ -127,13 +126,26 @@ def _check_commits(database: Database, txn: Transaction, findings: Findings) -> 
         before = (seq, time_us)
 
 
+def _check_small_rows(database: Database, txn: Transaction, findings: Findings) -> None:
+    """Check the checksums of what nothing else reads: requests, consumers, the removed."""
+    env = database.env
+    with _reported(findings, "consumers"):
+        consumers.every(env, txn)
+    for key, row in rows_of(txn, env.requests, b""):
+        with _reported(findings, "requests"):
+            requests.parsed(key, row)
+    for what, read in (("removed files", manifest.removed_files), ("intents", manifest.intents)):
+        with _reported(findings, f"manifest, {what}"):
+            read(env, txn)
+
+
 def _check_catalog(database: Database, txn: Transaction, findings: Findings) -> list[FeatureGroup]:
     """Return the groups whose definitions can be read."""
     groups: dict[str, FeatureGroup] = {}
     for key, row in rows_of(txn, database.env.catalog, b"g"):
         place = f"catalog, group {_U32.unpack(key[1:])[0]}"
         try:
-            group = FeatureGroup.from_json(json.loads(row))
+            group = catalog.group_of(key, row)
         except (ValueError, KeyError, TypeError, FeatureStoreError) as error:
             findings.fault(place, "malformed", f"the definition cannot be read ({error}).")
             continue
@@ -145,16 +157,16 @@ def _check_catalog(database: Database, txn: Transaction, findings: Findings) -> 
         groups[group.name.lower()] = group
     exact = {group.name: group for group in groups.values()}
     for key, row in rows_of(txn, database.env.catalog, b"v"):
-        _check_view(bytes(key[1:]), row, exact, findings)
+        _check_view(key, row, exact, findings)
     return list(groups.values())
 
 
 def _check_view(
-    name: bytes, row: bytes, groups: dict[str, FeatureGroup], findings: Findings
+    key: bytes, row: bytes, groups: dict[str, FeatureGroup], findings: Findings
 ) -> None:
-    place = f'feature view "{name.decode(errors="replace")}"'
+    place = f'feature view "{key[1:].decode(errors="replace")}"'
     try:
-        view = FeatureView.from_json(json.loads(row))
+        view = FeatureView.from_json(catalog.view_of(key, row))
     except (ValueError, KeyError, TypeError, FeatureStoreError) as error:
         findings.fault(place, "malformed", f"the definition cannot be read ({error}).")
         return
