@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-import time
 from typing import TYPE_CHECKING, Any
 
 from featurestore.engine.verify.findings import Fault, Findings
@@ -34,7 +33,7 @@ from featurestore.errors import CorruptStore, FeatureStoreError
 from featurestore.event_time import format_us
 from featurestore.feature_view import FeatureView
 from featurestore.schema import FeatureGroup
-from featurestore.storage import catalog, manifest
+from featurestore.storage import catalog, files, manifest, seam
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,9 +220,9 @@ def _note_orphans(database: Database, findings: Findings) -> None:
     """Note old files that are neither listed, nor removed, nor being written."""
     # The folder comes first: a file found there later may have been listed meanwhile.
     found: list[tuple[Path, float]] = []
-    for path in (database.root / "data").glob("*/*"):
+    for path in files.listing(database.root / "data", "*/*"):
         with contextlib.suppress(FileNotFoundError):  # a cleaner is at work
-            found.append((path, path.stat().st_mtime))
+            found.append((path, seam.call("stat", path, path.stat).st_mtime))
     with database.read() as txn:
         known = {
             manifest.file_path(*_FILE_KEY.unpack(key[1:]))
@@ -233,5 +232,5 @@ def _note_orphans(database: Database, findings: Findings) -> None:
         }
     for path, modified in found:
         relative = str(path.relative_to(database.root))
-        if relative not in known and time.time() - modified > OLD_SECONDS:
+        if relative not in known and seam.wall_clock() - modified > OLD_SECONDS:
             findings.note(f"{relative} belongs to nobody; the next flush removes it.")
