@@ -1,6 +1,6 @@
 """One life of a store, made of numbered steps, at any of which it can be killed or fail.
 
-``storage.files.step`` announces every call that a crash could part from the next: writing a file,
+``storage.seam`` announces every call that a crash could part from the next: writing a file,
 an fsync, a rename, a removal, a commit.  `live` is the same life each time, with a request id on
 everything, so it can be begun again from the start: what is done is replayed, the rest is done.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 import featurestore as fs
 from featurestore.engine import cleaner, compactor, staging
 from featurestore.engine import ingest as engine_ingest
-from featurestore.storage import files, parquet
+from featurestore.storage import parquet, seam
 from tests.model import DAY, MINUTE, moment
 from tests.small_world import START
 
@@ -45,16 +45,17 @@ class Steps:
         self._then = then
 
     def __enter__(self) -> Self:
-        files.on_step = self._step
+        seam.on_call = self._step
         return self
 
     def __exit__(self, *_: object) -> None:
-        files.on_step = None
+        seam.on_call = None
 
-    def _step(self, name: str, _path: str) -> None:
+    def _step(self, name: str, _path: str, do: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         self.seen.append(name)
         if len(self.seen) - 1 == self._at:
             self._then(name)
+        return do(*args)
 
 
 def small_sizes() -> None:

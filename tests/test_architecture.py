@@ -110,6 +110,56 @@ def test_every_extra_an_error_names_is_there() -> None:
     assert [pair for pair in named if pair[1] not in extras] == []
 
 
+#: What a file call or a clock is called by; `exists` and `is_dir` only ask.
+OUTSIDE_THE_SEAM = {
+    "os": {
+        "open", "close", "read", "write", "pread", "pwrite", "fsync", "fdatasync", "link", "mkdir",
+        "replace", "rename", "unlink", "remove", "rmdir", "truncate", "statvfs", "stat", "listdir",
+        "scandir", "urandom", "makedirs",
+    },
+    "time": {"time", "time_ns", "monotonic", "perf_counter", "sleep"},
+    "shutil": {"copy", "copyfile", "move", "rmtree"},
+    "uuid": {"uuid4"},
+    "pq": {"ParquetFile", "ParquetWriter", "read_table", "read_schema", "write_table"},
+    "pa": {"memory_map", "OSFile"},
+    "lmdb": {"open"},
+    "": {"unlink", "rename", "touch", "rmdir", "iterdir", "glob", "rglob", "read_bytes",
+         "write_bytes", "read_text", "write_text"},
+}  # fmt: skip
+
+
+#: Calls that touch no file of a store, or are made through the seam after all.
+INSIDE_THE_SEAM = {
+    "batches.py": {"pq.ParquetFile"},  # a table of labels is the user's
+    "files.py": {"os.open", "os.close", "os.pread"},  # a descriptor to sync, lock or look at
+    "layout.py": {"pq.ParquetWriter"},  # into memory
+    "parquet.py": {"pq.ParquetWriter"},  # into a sink of the seam
+    "sources.py": {"pq.ParquetFile", "pa.memory_map", "at.rglob", "glob.glob"},  # the user's
+}
+
+
+def calls_past_the_seam(path: Path) -> set[str]:
+    """Return the file calls and clocks of a module that are not made through the seam."""
+    return {
+        f"{module}.{node.func.attr}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        for module in [node.func.value.id if isinstance(node.func.value, ast.Name) else "?"]
+        if node.func.attr in OUTSIDE_THE_SEAM.get(module, OUTSIDE_THE_SEAM[""])
+    }
+
+
+def test_file_calls_and_clocks_of_the_engine_go_through_the_seam() -> None:
+    house = ROOT / "featurestore"
+    sources = [*(house / "engine").rglob("*.py"), *(house / "storage").glob("*.py")]
+    past = {
+        path.name: calls_past_the_seam(path) - INSIDE_THE_SEAM.get(path.name, set())
+        for path in sources
+        if path.name != "seam.py"
+    }
+    assert {name: calls for name, calls in past.items() if calls} == {}
+
+
 # ── the door ─────────────────────────────────────────────────────────────────────────────────
 
 

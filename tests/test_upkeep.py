@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ import pytest
 
 import featurestore as fs
 from featurestore.engine import cleaner, compactor, flusher, upkeep
-from featurestore.storage import files
+from featurestore.storage import files, seam
 from tests.model import MINUTE, SECOND, moment
 from tests.small_world import START, fresh_folder, fresh_store
 
@@ -145,7 +146,7 @@ def test_what_others_left_behind_is_cleared() -> None:
         with fs.open(folder / "store", clock=lambda: NOW, upkeep=False) as store:
             a_group(store)
         command = [sys.executable, "-m", "tests.test_upkeep", str(folder / "store")]
-        assert subprocess.run(command, cwd=ROOT, check=False).returncode == 42
+        assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
         left = list((folder / "store" / "data").rglob(".*.tmp"))
         assert left
         with fs.open(folder / "store", clock=lambda: NOW) as store:
@@ -156,14 +157,9 @@ def test_what_others_left_behind_is_cleared() -> None:
 
 def die_writing(path: Path) -> None:
     """Put some records and die in the middle of a flush."""
-
-    def die(name: str, file: str) -> None:
-        if name == "rename" and file.endswith(".parquet"):
-            os._exit(42)
-
     with fs.open(path, upkeep=False) as store:
         store.put_record("g", record(1, 1, 1))
-        files.on_step = die
+        seam.on_call = seam.Fault("rename", "kill", 1)
         store.flush()
 
 

@@ -7,14 +7,12 @@ target is on the same disk, as they never change, and copied elsewhere.
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING
 
 from featurestore.engine.database import FOLDERS
 from featurestore.engine.snapshot import Pin
 from featurestore.errors import InvalidInput
-from featurestore.storage import files, manifest
+from featurestore.storage import files, manifest, seam
 from featurestore.storage.environment import Environment
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 def backup(database: Database, target: Path) -> int:
     """Copy a store into a new folder; returns the number of history files."""
-    if target.exists() and any(target.iterdir()):
+    if target.exists() and files.listing(target, "*"):
         raise InvalidInput(f"{target} is not empty. Give the path of a new directory.")
     database.settle()
     pin = Pin(database.locks)
@@ -39,20 +37,13 @@ def backup(database: Database, target: Path) -> int:
                 entries = manifest.all_live_files(copied, txn)
         finally:
             copied.close()
+        seam.point("backup.engine_copied")
         for entry in entries:
-            _link_or_copy(database.root / entry.path, target / entry.path)
+            files.make_folder((target / entry.path).parent)
+            files.link_or_copy(database.root / entry.path, target / entry.path)
         files.sync_file(target / "engine" / "data.mdb")
         for folder in {(target / e.path).parent for e in entries} | {target / "engine", target}:
             files.sync_folder(folder)
         return len(entries)
     finally:
         pin.release()
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    files.make_folder(target.parent)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-        files.sync_file(target)

@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import contextvars
 import threading
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
+
+from featurestore.storage import seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -124,7 +125,7 @@ class Cutter:
                 if self._first is None:
                     self._first = piece
                 self._rows_wanted = self._known_rows(self._first, self._row)
-                self._opened_at = time.monotonic()
+                self._opened_at = seam.monotonic()
             full = self._limits.rows if isinstance(piece, pa.Table) else self._limits.dicts
             limit = self._rows_wanted or full
             added = min(_rows(piece), limit - self._rows)
@@ -171,7 +172,7 @@ class Cutter:
         """Return how long the open chunk may stay open; None for as long as it takes."""
         if not self._open or self._rows_wanted is not None:
             return None
-        return max(0.0, self._opened_at + OPEN_SECONDS - time.monotonic())
+        return max(0.0, self._opened_at + OPEN_SECONDS - seam.monotonic())
 
     def _is_due(self) -> bool:
         return self._rest() == 0

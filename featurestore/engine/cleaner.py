@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from featurestore.engine.snapshot import oldest_pin
-from featurestore.storage import catalog, consumers, files, journal, latest, manifest
+from featurestore.storage import catalog, consumers, files, journal, latest, manifest, seam
 
 if TYPE_CHECKING:
     from featurestore.engine.database import Database
@@ -50,7 +50,8 @@ def _drop_lagging_consumers(database: Database, now_us: int) -> None:
 def _withdraw_dead_intents(database: Database, now_us: int) -> None:
     with database.read() as txn:
         intents = manifest.intents(database.env, txn)
-    living = {path.name for path in database.locks.glob("owner-*") if files.held(path) is not None}
+    owners = files.listing(database.locks, "owner-*")
+    living = {path.name for path in owners if files.held(path) is not None}
     for group_id, file_id, intent in intents:
         if intent["owner"] in living:
             continue
@@ -59,6 +60,7 @@ def _withdraw_dead_intents(database: Database, now_us: int) -> None:
             return manifest.withdraw(commit.env, commit.txn, group_id, file_id)
 
         if database.writer.call(work, now_us):
+            seam.point("clean.withdrawn")
             files.remove(database.root / manifest.file_path(group_id, file_id))
 
 
@@ -72,6 +74,7 @@ def _delete_removed(database: Database, now_us: int) -> None:
         if pinned or now_us - entry.removed_at_us < GRACE_US:
             continue
         files.remove(database.root / entry.path)
+        seam.point("clean.removed")
 
         def work(commit: Commit, entry: manifest.FileEntry = entry) -> None:
             manifest.forget(commit.env, commit.txn, entry)
@@ -80,7 +83,7 @@ def _delete_removed(database: Database, now_us: int) -> None:
 
 
 def _delete_orphans(database: Database) -> None:
-    found = list((database.root / "data").glob("*/*"))
+    found = files.listing(database.root / "data", "*/*")
     with database.read() as txn:
         known = set()
         for entry in manifest.all_live_files(database.env, txn):

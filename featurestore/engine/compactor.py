@@ -40,7 +40,7 @@ from featurestore.encoding.columns import history_schema
 from featurestore.engine import cleaner
 from featurestore.engine.filing import Pace, give_up, go_on, write_file
 from featurestore.errors import UnknownFeatureGroup
-from featurestore.storage import catalog, files, manifest, parquet
+from featurestore.storage import catalog, files, manifest, parquet, seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -119,12 +119,14 @@ def compact_group(
             _drop(database, outputs, now_us)
             raise
         inputs = [*cells, *loose]
+        seam.point("compact.written")
         committed = database.writer.call(
             lambda commit: _commit(commit, inputs, outputs, windows), now_us
         )
         if not committed:
             _drop(database, outputs, now_us)
             return 0
+        seam.point("compact.listed")
         return sum(entry.rows for entry in outputs)
 
 

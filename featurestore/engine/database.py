@@ -18,7 +18,6 @@ import atexit
 import contextlib
 import os
 import threading
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +27,7 @@ from featurestore.engine.snapshot import GroupSnapshot, Pin
 from featurestore.engine.upkeep import Upkeep
 from featurestore.engine.writer import Writer, apply_all
 from featurestore.errors import InvalidInput, NotAStore, ReadOnlyStore, StoreClosed
-from featurestore.storage import catalog, commits, files, journal, latest, manifest
+from featurestore.storage import catalog, commits, files, journal, latest, manifest, seam
 from featurestore.storage.environment import DURABILITIES, QUOTA_BYTES, Environment, Reading
 
 if TYPE_CHECKING:
@@ -66,8 +65,8 @@ class Database:
 
     def __init__(self, root: Path, env: Environment) -> None:
         self.root = root
-        self.identity = _identity(root)
-        self._data_file = _identity(root / "engine" / "data.mdb")
+        self.identity = files.identity(root)
+        self._data_file = files.identity(root / "engine" / "data.mdb")
         self.locks = root / "locks"
         self.env = env
         self.read_only = env.read_only
@@ -119,7 +118,7 @@ class Database:
         """
         with self._guard:
             if self._owner is None:
-                self._owner = files.own(self.locks / f"owner-{uuid.uuid4().hex}")
+                self._owner = files.own(self.locks / f"owner-{seam.random_bytes(16).hex()}")
             return self._owner.path.name
 
     def apply(
@@ -168,7 +167,7 @@ class Database:
         A folder that was removed may have given its inode number to a new one.
         """
         try:
-            return _identity(self.root / "engine" / "data.mdb") == self._data_file
+            return files.identity(self.root / "engine" / "data.mdb") == self._data_file
         except FileNotFoundError:
             return False
 
@@ -363,7 +362,7 @@ def open_database(
         )
     with _shared_lock:
         _require_store_or_empty(root, read_only=read_only)
-        found = _shared.get(_identity(root)) if root.exists() else None
+        found = _shared.get(files.identity(root)) if root.exists() else None
         if found is not None and found.pid == os.getpid() and found.is_in_place():
             if found.read_only and not read_only:
                 raise ReadOnlyStore(
@@ -372,8 +371,8 @@ def open_database(
             found.users += 1
         else:
             initial = {
-                "store_id": uuid.uuid4().hex,
-                "hash_seed": os.urandom(16).hex(),
+                "store_id": seam.random_bytes(16).hex(),
+                "hash_seed": seam.random_bytes(16).hex(),
                 "hash_bits": key_hash_bits
                 or int(os.environ.get("FEATURESTORE_KEY_HASH_BITS", "64")),
                 "durability": durability or "strict",
@@ -399,9 +398,8 @@ def _require_store_or_empty(root: Path, *, read_only: bool) -> None:
         return
     if read_only:
         raise NotAStore(f"{root} is not a feature store, and read_only=True makes none.")
-    strange = (
-        sorted(p.name for p in root.iterdir() if p.name not in FOLDERS) if root.exists() else []
-    )
+    there = files.listing(root, "*") if root.exists() else []
+    strange = sorted(path.name for path in there if path.name not in FOLDERS)
     if strange:
         raise NotAStore(
             f"{root} is not a feature store and not empty (it holds {', '.join(strange[:3])}"
@@ -446,8 +444,3 @@ def _close_all() -> None:
 
 
 atexit.register(_close_all)
-
-
-def _identity(root: Path) -> tuple[int, int]:
-    stat = root.stat()
-    return stat.st_dev, stat.st_ino

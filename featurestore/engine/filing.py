@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import FeatureStoreError
-from featurestore.storage import files, manifest, parquet
+from featurestore.storage import files, manifest, parquet, seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,7 @@ def under_intent(
         return manifest.intend(commit.env, commit.txn, group.id, owner)
 
     file_id = database.writer.call(intend, now_us)
+    seam.point("file.intended")
     try:
         return write(file_id, manifest.file_path(group.id, file_id))
     except BaseException:
@@ -74,4 +75,5 @@ def give_up(database: Database, group_id: int, file_id: int, now_us: int) -> Non
     with contextlib.suppress(FeatureStoreError, OSError):
         # No intent: the file was listed after all, or the cleaner was here.
         if database.writer.call(withdraw, now_us):
+            seam.point("file.withdrawn")
             files.remove(database.root / manifest.file_path(group_id, file_id))

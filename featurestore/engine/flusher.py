@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from featurestore.encoding.columns import decode_history, joined_runs
 from featurestore.engine import cleaner
 from featurestore.engine.filing import Pace, give_up, go_on, write_file
-from featurestore.storage import catalog, commits, files, journal, manifest, parquet
+from featurestore.storage import catalog, commits, files, journal, manifest, parquet, seam
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,10 +86,13 @@ def _flush_stretch(
         decode_history(group, keys, records, database.key_hash), group, database.key_hash
     )
     pace()
+    seam.point("flush.read")
     entry = write_file(database, group, "flush", table, now_us)
+    seam.point("flush.written")
     if not database.writer.call(lambda c: _commit(c, entry, drained_seq, last_seq), now_us):
         give_up(database, group.id, entry.file_id, now_us)
         return 0
+    seam.point("flush.listed")
     return keys.rows
 
 

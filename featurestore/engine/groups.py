@@ -18,7 +18,7 @@ from featurestore.errors import (
 )
 from featurestore.feature_view import FeatureView, result_columns
 from featurestore.schema import same_schema
-from featurestore.storage import catalog
+from featurestore.storage import catalog, seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +90,7 @@ def drop_group(database: Database, name: str, now_us: int) -> None:
         return group.id
 
     group_id = database.writer.call(work, now_us)
+    seam.point("group.dropped")
     cleaner.purge_group(database, group_id, now_us)
 
 

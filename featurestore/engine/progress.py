@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from typing import TYPE_CHECKING, TextIO
+
+from featurestore.storage import seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ class Line(Progress):
     def __init__(self, what: str, stream: TextIO, quiet_seconds: float = QUIET_SECONDS) -> None:
         self._what = what
         self._stream = stream
-        self._started_at = time.monotonic()
+        self._started_at = seam.monotonic()
         self._next_at = self._started_at + quiet_seconds
         self._rows = 0
         self._width = 0
@@ -64,7 +65,7 @@ class Line(Progress):
         self._show(f"{already}{rows:,} written")
 
     def _show(self, text: str) -> None:
-        now = time.monotonic()
+        now = seam.monotonic()
         if now < self._next_at:
             return
         self._next_at = now + REDRAW_SECONDS

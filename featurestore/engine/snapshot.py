@@ -16,12 +16,11 @@ in between.
 from __future__ import annotations
 
 import contextlib
-import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from featurestore.errors import InvalidInput, ReadOnlyStore, StoreFull
-from featurestore.storage import files
+from featurestore.storage import files, seam
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +108,7 @@ class Pin:
     def __init__(self, locks: Path) -> None:
         self._lock: files.FileLock | None = None
         try:
-            self._lock = files.own(locks / f"pin-{uuid.uuid4().hex}")
+            self._lock = files.own(locks / f"pin-{seam.random_bytes(16).hex()}")
         except (ReadOnlyStore, StoreFull):
             # Read-only media, a user who may only read, a disk without room for a name.  Reading
             # goes on: files stay for the cleaner's grace time all the same.
@@ -130,7 +129,7 @@ class Pin:
 def oldest_pin(locks: Path) -> int | None:
     """Return the oldest manifest version some reader needs; None if nobody reads."""
     versions = []
-    for path in locks.glob("pin-*"):
+    for path in files.listing(locks, "pin-*"):
         text = files.held(path)
         if text is not None:
             versions.append(int(text or b"0"))

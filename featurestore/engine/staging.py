@@ -25,7 +25,6 @@ the file that is there: nothing is sorted, checked or held to a clock again.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ from featurestore.engine.file_order import FileOrder, Heads, Keys, heads_of
 from featurestore.engine.filing import give_up, under_intent
 from featurestore.errors import StoreBusy, Unavailable, UnknownFeatureGroup
 from featurestore.record import STORE_OFFLINE, STORE_ONLINE
-from featurestore.storage import catalog, manifest, parquet, requests
+from featurestore.storage import catalog, manifest, parquet, requests, seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -199,6 +198,7 @@ def in_slices(database: Database, batch: Batch, load: Load, progress: Any | None
         )
 
     entry = under_intent(database, group, write, load.now_us)
+    seam.point("ingest.staged")
     slices = _Slices(database, order.heads(), load, None, entry)
     try:
         return slices.run()
@@ -263,13 +263,14 @@ class _Slices:
             first = int(np.searchsorted(self.heads.ends, self.rows_in, side="right"))
             end = self._end(first)
             records = self.heads.records(first, end) if self.moves else None
-            time.sleep(max(0.0, free_at - time.monotonic()))
+            seam.sleep(max(0.0, free_at - seam.monotonic()))
             commit, before = self._commit(first, end, records)
             # As long as it was held, the lock is left to others.
-            free_at = time.monotonic() + commit.held_seconds
+            free_at = seam.monotonic() + commit.held_seconds
             self._learn(end - first, commit.held_seconds)
             total += self._counted(first, end, before, commit.write_time_us)
             self.rows_in = int(self.heads.ends[end - 1])
+            seam.point("ingest.slice")
             if self.rows_in < self.rows:
                 self.load.done(self.rows_in)
         return total

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from featurestore.engine.snapshot import oldest_pin
-from featurestore.engine.upkeep import LOCK, NOTE_BYTES
+from featurestore.engine.upkeep import LOCK
 from featurestore.event_time import NO_EXPIRY, to_datetime
 from featurestore.storage import commits, consumers, files, journal, latest, manifest
 
@@ -84,8 +84,8 @@ def stat(database: Database, now_us: int) -> dict[str, Any]:
 def _upkeep(path: Path) -> dict[str, Any]:
     """Return what the process that does the upkeep says of itself, if there is one."""
     note: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
-        note = json.loads(file.read(NOTE_BYTES))
+    with contextlib.suppress(OSError, ValueError):
+        note = json.loads(files.content(path))
     running = bool(note) and files.is_held(path)
     return {
         "running": running,

@@ -39,11 +39,10 @@ import contextlib
 import json
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import FeatureStoreError, StoreClosed, UnknownFeatureGroup
-from featurestore.storage import files, journal, manifest
+from featurestore.storage import files, journal, manifest, seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,7 +161,7 @@ class Upkeep:
 
     def _pace(self) -> None:
         """Let other threads run; stop here if the store is being closed."""
-        time.sleep(YIELD_SECONDS)
+        seam.sleep(YIELD_SECONDS)
         if self._stopping.is_set():
             raise _Stopped
 
@@ -198,7 +197,7 @@ class Upkeep:
 
     def _is_due(self, what: str, seconds: float) -> bool:
         """Return whether something was last done so long ago; the first time is then, too."""
-        now = time.monotonic()
+        now = seam.monotonic()
         if now - self._done_at.setdefault(what, now) < seconds:
             return False
         self._done_at[what] = now

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-import time
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
@@ -40,7 +39,7 @@ from featurestore.errors import (
     UnknownFeatureGroup,
 )
 from featurestore.event_time import format_us
-from featurestore.storage import catalog, commits, journal, latest, requests
+from featurestore.storage import catalog, commits, journal, latest, requests, seam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +161,7 @@ class _Job(Generic[T]):
         self.now_us = now_us
         self.bytes_needed = bytes_needed
         self.hurry = False
-        self.queued_at = time.monotonic()
+        self.queued_at = seam.monotonic()
 
     def begin(self) -> bool:
         """Return whether the work is still wanted."""
@@ -385,7 +384,7 @@ class Writer:
         if first is None:
             return [], False
         if self.relaxed:
-            self._hurry.wait(max(0.0, first.queued_at + RELAXED_WAIT_SECONDS - time.monotonic()))
+            self._hurry.wait(max(0.0, first.queued_at + RELAXED_WAIT_SECONDS - seam.monotonic()))
             self._hurry.clear()
         elif self._callers > 1 and self._sync_seconds >= GATHER_SYNC_SECONDS:
             self._await_callers()
@@ -406,9 +405,9 @@ class Writer:
 
         Without it they part into two halves that take turns, each paying a whole sync.
         """
-        until = time.perf_counter() + self._sync_seconds * GATHER_SHARE
-        while self._jobs.qsize() + 1 < self._callers and time.perf_counter() < until:
-            time.sleep(GATHER_POLL_SECONDS)
+        until = seam.perf_counter() + self._sync_seconds * GATHER_SHARE
+        while self._jobs.qsize() + 1 < self._callers and seam.perf_counter() < until:
+            seam.sleep(GATHER_POLL_SECONDS)
 
     def _commit(self, jobs: list[_Job[Any]]) -> None:
         """Apply all jobs in one transaction; a job that raises is left out and told so."""
@@ -417,7 +416,7 @@ class Writer:
             results = []
             try:
                 with self._env.write() as txn:
-                    began = time.perf_counter()
+                    began = seam.perf_counter()
                     self._require_room(txn, jobs)
                     commit = Commit(self._env, txn, max(job.now_us for job in jobs))
                     for job in jobs:
@@ -425,8 +424,8 @@ class Writer:
                         results.append(job.work(commit))
                     failed = None
                     commit.finish()
-                    applied_at = time.perf_counter()
-                commit.held_seconds = time.perf_counter() - began
+                    applied_at = seam.perf_counter()
+                commit.held_seconds = seam.perf_counter() - began
             except BaseException as error:  # noqa: BLE001  whatever it is, somebody waits for it
                 if isinstance(error, StoreFull):
                     self.wake_upkeep()
@@ -437,7 +436,7 @@ class Writer:
                 failed.done(None, error)
                 jobs = [job for job in jobs if job is not failed]
                 continue
-            self._sync_seconds = time.perf_counter() - applied_at
+            self._sync_seconds = seam.perf_counter() - applied_at
             self._callers = len(jobs)
             for job, result in zip(jobs, results, strict=True):
                 job.done(result, None)
@@ -453,7 +452,7 @@ class Writer:
     def _require_room(self, txn: Transaction, jobs: list[_Job[Any]]) -> None:
         needed = sum(job.bytes_needed for job in jobs)
         self._bytes_unchecked += needed
-        now = time.monotonic()
+        now = seam.monotonic()
         due = (
             self._bytes_unchecked >= ROOM_CHECK_BYTES
             or now - self._room_checked_at > ROOM_CHECK_SECONDS

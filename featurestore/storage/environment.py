@@ -47,7 +47,7 @@ from featurestore.errors import (
     StoreClosed,
     StoreFull,
 )
-from featurestore.storage import files
+from featurestore.storage import files, seam
 from featurestore.storage.rows import seal, unseal
 
 if TYPE_CHECKING:
@@ -137,11 +137,12 @@ class Environment:
             "lib_version": 0,
         }
         try:
-            return lmdb.open(str(self.folder), **options)
+            return seam.call("open_engine", self.folder, lmdb.open, str(self.folder), **options)
         except lmdb.Error as error:
             if self.read_only and _errno(error) in _NOT_ALLOWED:
                 # Read-only media: nobody can write, so no reader needs a slot in the lock file.
-                return lmdb.open(str(self.folder), **options, lock=False)
+                options["lock"] = False
+                return seam.call("open_engine", self.folder, lmdb.open, str(self.folder), **options)
             raise self.translate(error) from error
 
     def _open_databases(self) -> None:
@@ -199,7 +200,7 @@ class Environment:
         if self._native is _UNKNOWN:
             from featurestore.storage import native
 
-            data_file = (self.folder / "data.mdb").stat()
+            data_file = files.identity(self.folder / "data.mdb")
             self._native = native.find(txn, ("latest", "journal"), data_file)
         found: Native | None = self._native
         return found
@@ -239,7 +240,6 @@ class Environment:
             raise self.translate(error) from error
         try:
             yield txn
-            files.step("commit", self.folder)
         except lmdb.Error as error:
             txn.abort()
             raise self.translate(error) from error
@@ -247,13 +247,14 @@ class Environment:
             txn.abort()
             raise
         try:
-            txn.commit()
-        except lmdb.Error as error:
+            seam.call("commit", self.folder, txn.commit)
+        except (lmdb.Error, OSError) as error:  # LMDB's own, or one made up at the seam
+            txn.abort()
             raise self._commit_failed(error) from error
 
     def sync(self) -> None:
         """Make every commit so far durable, whatever the mode."""
-        self._lmdb.sync(True)
+        seam.call("sync_engine", self.folder, self._lmdb.sync, True)
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────
 
@@ -318,7 +319,7 @@ class Environment:
 
     def copy(self, folder: Path) -> None:
         """Write a consistent, compacted copy into an existing folder."""
-        self._lmdb.copy(str(folder), compact=True)
+        seam.call("copy_engine", folder, self._lmdb.copy, str(folder), compact=True)
 
     # ── errors ───────────────────────────────────────────────────────────────────────────────
 
@@ -341,6 +342,11 @@ class Environment:
 
     @staticmethod
     def _cannot_open(error: lmdb.Error, path: Path, code: int | None) -> Exception | None:
+        if isinstance(error, lmdb.PanicError):
+            return StoreClosed(
+                f"An I/O error while committing to {path} has ended this handle: what the disk "
+                "holds is not known here. Close it, and open the store again."
+            )
         if isinstance(error, lmdb.ReadonlyError) or code in _NOT_ALLOWED:
             return ReadOnlyStore(
                 f"{path} cannot be written ({error}). Open it with read_only=True, or give this "
@@ -352,8 +358,9 @@ class Environment:
             )
         return None
 
-    def _commit_failed(self, error: lmdb.Error) -> Exception:
-        if isinstance(error, lmdb.MapFullError) or self._disk_is_full():
+    def _commit_failed(self, error: Exception) -> Exception:
+        no_room = isinstance(error, lmdb.MapFullError) or _errno(error) in _NO_ROOM
+        if (no_room or self._disk_is_full()) and not self._is_given_up():
             # LMDB writes data pages before the page that makes them count: this did not happen.
             return StoreFull(
                 f"The disk that holds {self.folder.parent} is full. Nothing of this request was "
@@ -364,8 +371,18 @@ class Environment:
             "not be there after a reopen; sent again with the same request id it counts once."
         )
 
+    def _is_given_up(self) -> bool:
+        """Return whether LMDB refuses to go on: the page that makes a commit count went wrong."""
+        try:
+            self._lmdb.begin().abort()
+        except lmdb.PanicError:
+            return True
+        except lmdb.Error:
+            return False
+        return False
+
     def _disk_is_full(self) -> bool:
-        disk = os.statvfs(self.folder)
+        disk = seam.call("statvfs", self.folder, os.statvfs, self.folder)
         return disk.f_bavail * disk.f_frsize < 1 << 20
 
 
@@ -399,7 +416,7 @@ _FORKED = (
 )
 
 
-def _errno(error: lmdb.Error) -> int | None:
+def _errno(error: Exception) -> int | None:
     """Find the operating system's code: py-lmdb puts only its sentence into the message."""
     for code in (*_NO_ROOM, *_NOT_ALLOWED, errno.EIO):
         if re.search(re.escape(os.strerror(code)), str(error)):

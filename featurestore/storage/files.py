@@ -9,8 +9,7 @@ Locks are flocks on small files.  The kernel drops them when the process dies, w
 it, so a lock that can be taken proves that its owner is gone; nothing here relies on a process
 cleaning up after itself.
 
-Each step calls :func:`step` first.  It does nothing, unless a test has set :data:`on_step` to
-stop, fail or die there.
+Every call goes through :mod:`featurestore.storage.seam`, where a test can make it fail.
 """
 
 from __future__ import annotations
@@ -26,23 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.errors import ReadOnlyStore, StoreFull
+from featurestore.storage import seam
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-#: Called before every file call with its name and path; for fault tests only.
-on_step: Callable[[str, str], None] | None = None
+    from collections.abc import Iterator
 
 #: Bytes of disk that writers leave free, so that a flush can still make room.
 DISK_RESERVE_BYTES = 16 * 1024 * 1024
 
 _READ_CHUNK_BYTES = 1 << 20
-
-
-def step(name: str, path: str | Path) -> None:
-    """Announce a file call to the fault tests."""
-    if on_step is not None:
-        on_step(name, str(path))
 
 
 @contextlib.contextmanager
@@ -76,10 +67,9 @@ def sync_file(path: Path) -> None:
 
 def _sync(name: str, path: Path, flags: int) -> None:
     with translated(path):
-        step(name, path)
         fd = os.open(path, flags)
         try:
-            os.fsync(fd)
+            seam.call(name, path, os.fsync, fd)
         finally:
             os.close(fd)
 
@@ -93,9 +83,8 @@ def make_folder(path: Path) -> None:
             missing.append(at)
             at = at.parent
         for folder in reversed(missing):
-            step("mkdir", folder)
             with contextlib.suppress(FileExistsError):
-                folder.mkdir()
+                seam.call("mkdir", folder, os.mkdir, folder)
             sync_folder(folder.parent)
 
 
@@ -103,21 +92,45 @@ def publish(temporary: Path, final: Path) -> None:
     """Give a written file its final name; when this returns, file and name are durable."""
     with translated(final):
         sync_file(temporary)
-        step("rename", final)
-        temporary.replace(final)
+        seam.call("rename", final, os.replace, temporary, final)
         sync_folder(final.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name; its content is durable, the name not yet."""
+    with translated(target):
+        try:
+            seam.call("link", target, os.link, source, target)
+        except OSError:  # another disk, or one that knows no links
+            seam.call("copy", target, shutil.copyfile, source, target)
+            sync_file(target)
 
 
 def remove(path: Path) -> None:
     """Remove a file if it is there.  Not synced: a name that comes back is an orphan again."""
-    step("unlink", path)
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        seam.call("unlink", path, os.unlink, path)
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder with all in it, if it is there."""
-    step("rmtree", path)
-    shutil.rmtree(path, ignore_errors=True)
+    seam.call("rmtree", path, shutil.rmtree, path, ignore_errors=True)
+
+
+def listing(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths below a folder that match a pattern."""
+    return list(seam.call("list", folder, folder.glob, pattern))
+
+
+def content(path: Path) -> bytes:
+    """Return all bytes of a small file."""
+    return seam.call("read", path, path.read_bytes)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Return what tells a file or folder from every other: its device and inode."""
+    found = seam.call("stat", path, path.stat)
+    return found.st_dev, found.st_ino
 
 
 def digest(path: Path) -> str:
@@ -126,8 +139,8 @@ def digest(path: Path) -> str:
     Most processors have instructions for it: 1.6 GB/s, where BLAKE2b gets to half of that.
     """
     hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_READ_CHUNK_BYTES):
+    with seam.call("open", path, path.open, "rb") as file:
+        while chunk := seam.call("read", path, file.read, _READ_CHUNK_BYTES):
             hasher.update(chunk)
     return hasher.hexdigest()[:32]
 
@@ -140,7 +153,7 @@ def require_room(path: Path, bytes_needed: int) -> None:
     StoreFull
         Fewer than ``bytes_needed`` plus the reserve are free.
     """
-    disk = os.statvfs(path)
+    disk = seam.call("statvfs", path, os.statvfs, path)
     free = disk.f_bavail * disk.f_frsize
     # A small disk (a test's tmpfs, a container volume) keeps a tenth rather than the whole reserve.
     reserve = min(DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 10)
@@ -180,7 +193,8 @@ class FileLock:
     @classmethod
     def _flock(cls, path: Path, how: int) -> FileLock:
         with translated(path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            fd = seam.call("lock", path, os.open, path, flags, 0o644)
         try:
             fcntl.flock(fd, how)
         except BaseException:
@@ -191,21 +205,25 @@ class FileLock:
     def is_at_its_path(self) -> bool:
         """Return whether the path still leads to the file that is locked."""
         try:
-            return self.path.stat().st_ino == os.fstat(self._fd).st_ino
+            return identity(self.path)[1] == os.fstat(self._fd).st_ino
         except FileNotFoundError:
             return False
 
     def write(self, text: bytes) -> None:
         """Replace the lock file's content: what it stands for, read by :func:`held`."""
         with translated(self.path):
-            os.pwrite(self._fd, text, 0)
+            seam.call("lock_write", self.path, os.pwrite, self._fd, text, 0)
 
     def release(self, *, unlink: bool = False) -> None:
         """Give the lock up, and remove its file if it was ours alone."""
         if self._fd >= 0:
-            if unlink:
-                self.path.unlink(missing_ok=True)
-            self.close()
+            try:
+                if unlink:
+                    # A name that stays stands for nothing, and is removed by whoever finds it.
+                    with contextlib.suppress(OSError):
+                        remove(self.path)
+            finally:
+                self.close()
 
     def close(self) -> None:
         """Close the descriptor; the lock is free when no process forked off has it open either."""
@@ -243,7 +261,7 @@ def held(path: Path) -> bytes | None:
             return os.pread(fd, 64, 0)
         # Between a lock file's creation and its flock it looks abandoned.  Its owner checks
         # afterwards that the name still leads to it (see `own`).
-        path.unlink(missing_ok=True)
+        remove(path)
         return None
     finally:
         os.close(fd)

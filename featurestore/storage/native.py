@@ -74,7 +74,7 @@ def is_switched_off() -> bool:
     return os.environ.get(SWITCH) == "0" or os.environ.get("NUMBA_DISABLE_JIT") == "1"
 
 
-def find(txn: Any, names: tuple[str, ...], data_file: os.stat_result) -> Native | None:
+def find(txn: Any, names: tuple[str, ...], data_file: tuple[int, int]) -> Native | None:
     """Return the seam of an environment, or None where it cannot be trusted.
 
     Parameters
@@ -83,8 +83,8 @@ def find(txn: Any, names: tuple[str, ...], data_file: os.stat_result) -> Native 
         Any transaction of the environment, not ended.
     names : tuple of str
         Databases to give handles of; open in the environment.
-    data_file : os.stat_result
-        Of the environment's data file.
+    data_file : (int, int)
+        Device and inode of the environment's data file.
     """
     if is_switched_off():
         return None
@@ -131,7 +131,7 @@ class _Functions:
         self.get = _address(library.mdb09_get)
         self.put = _address(library.mdb09_put)
 
-    def is_transaction(self, pointer: int, txn: Any, data_file: os.stat_result) -> bool:
+    def is_transaction(self, pointer: int, txn: Any, data_file: tuple[int, int]) -> bool:
         """Tell whether LMDB takes an address for this very transaction on this very file."""
         if self._txn_id(pointer) != txn.id():
             return False
@@ -139,7 +139,7 @@ class _Functions:
         if self._env_get_fd(self._txn_env(pointer), ctypes.byref(descriptor)):
             return False
         found = os.fstat(descriptor.value)
-        return (found.st_dev, found.st_ino) == (data_file.st_dev, data_file.st_ino)
+        return (found.st_dev, found.st_ino) == data_file
 
     def database(self, pointer: int, name: str) -> int:
         """Return the handle of a database that is open already."""

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from featurestore.arrays import one_chunk
 from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.errors import CorruptStore
-from featurestore.storage import files, layout
+from featurestore.storage import files, layout, seam
 from featurestore.storage.manifest import FileEntry
 from featurestore.storage.pages import raw_page
 
@@ -85,11 +85,11 @@ def write_row_groups(
     temporary = final.with_name(f".{final.name}.tmp")
     with files.translated(final):
         files.require_room(root, bytes_needed)
-        files.step("write", temporary)
         try:
-            _write_pieces(temporary, pieces, group)
+            seam.call("parquet", temporary, _write_pieces, temporary, pieces, group)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the cleaner knows whose it was
+                files.remove(temporary)
             raise
     files.publish(temporary, final)
 
@@ -100,7 +100,8 @@ def _write_pieces(path: Path, pieces: Iterable[pa.Table], group: FeatureGroup) -
     first = next(pieces, None)
     sample = history_schema(group).empty_table() if first is None else first
     with (
-        pq.ParquetWriter(path, sample.schema, **_writer_options(sample, group)) as writer,
+        seam.sink(path) as sink,
+        pq.ParquetWriter(sink, sample.schema, **_writer_options(sample, group)) as writer,
         ThreadPoolExecutor(1) as other_thread,
     ):
         written: Future[None] | None = None
@@ -154,7 +155,7 @@ def entry_of(
         group_id=group.id,
         file_id=file_id,
         kind=kind,
-        size_bytes=path.stat().st_size,
+        size_bytes=seam.call("stat", path, path.stat).st_size,
         digest=files.digest(path),
         schema_version=group.version,
         **fields,
@@ -257,7 +258,10 @@ class HistoryFile:
         self.firsts = np.minimum(firsts[: visible + 1], entry.visible_rows)
 
     def _open(self, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
-        return pq.ParquetFile(
+        return seam.call(
+            "open",
+            self._path,
+            pq.ParquetFile,
             self._path,
             metadata=getattr(self, "_metadata", None),
             read_dictionary=list(dictionaries),
@@ -324,7 +328,10 @@ class HistoryFile:
         if column in {WRITE_SEQ, WRITE_TIME} and self.entry.kind == "staged":
             return None
         if self._memory is None:
-            with _reading(self.entry), pa.memory_map(str(self._path)) as mapped:
+            with (
+                _reading(self.entry),
+                seam.call("map", self._path, pa.memory_map, str(self._path)) as mapped,
+            ):
                 self._memory = mapped.read_buffer()
         about = self._metadata.row_group(row_group)
         width = kind.bit_width // 8
@@ -363,7 +370,14 @@ class HistoryFile:
         names = [name for name in wanted if name in self._types]
         with _reading(self.entry):
             file = self._open(dictionaries) if dictionaries else self._file
-            table = file.read_row_groups(list(chosen), columns=names, use_threads=False)
+            table = seam.call(
+                "read",
+                self._path,
+                file.read_row_groups,
+                list(chosen),
+                columns=names,
+                use_threads=False,
+            )
         table = table.slice(0, rows)  # rows that are not visible come last
         arrays = [self._as_listed(table, name, stretches, rows, dictionaries) for name in wanted]
         fields = [

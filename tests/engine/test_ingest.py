@@ -31,7 +31,7 @@ import featurestore as fs
 from featurestore.engine import chunks, ingest, sources, staging
 from featurestore.engine.content import digest_columns
 from featurestore.engine.progress import Line
-from featurestore.storage import files, parquet
+from featurestore.storage import parquet, seam
 from tests.encoding.strategies import ALL_TYPES, EXTREMES, column, dtypes, physical
 
 if TYPE_CHECKING:
@@ -207,15 +207,16 @@ def test_the_lock_is_left_alone_for_as_long_as_it_was_held(
     """A commit that takes 50 ms makes slices smaller, and pauses longer."""
     held: list[tuple[float, float]] = []
 
-    def slow_commit(name: str, _path: str) -> None:
+    def slow_commit(name: str, _path: str, do: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if name == "commit":
             begun = time.monotonic()
             time.sleep(0.05)
             held.append((begun, time.monotonic()))
+        return do(*args)
 
     monkeypatch.setattr(store._database, "keys_per_second", 100_000.0)
     monkeypatch.setattr(staging, "SLICE_KEYS_MIN", 40)
-    monkeypatch.setattr(files, "on_step", slow_commit)
+    monkeypatch.setattr(seam, "on_call", slow_commit)
     rows: list[int] = []
     store.ingest("g", table_of(9000, 9000), max_lock="80ms", progress=rows.append)
     monkeypatch.undo()

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.errors import CorruptStore, FeatureStoreError
 from featurestore.record import STORE_OFFLINE
-from featurestore.storage import files
+from featurestore.storage import files, seam
 from featurestore.storage.parquet import (
     IS_DELETED,
     KEY_HASH,
@@ -102,7 +102,7 @@ class _FileCheck:
         if not path.exists():
             self._fault("missing", "it is listed in the manifest but not there.")
             return False
-        size = path.stat().st_size
+        size = seam.call("stat", path, path.stat).st_size
         if size != entry.size_bytes:
             self._fault("size", f"it has {size:,} bytes; the manifest says {entry.size_bytes:,}.")
             return False
@@ -143,7 +143,8 @@ class _FileCheck:
             STORES,
         ]
         try:
-            self._columns(pq.read_schema(self.root / self.entry.path).names)
+            path = self.root / self.entry.path
+            self._columns(seam.call("open", path, pq.read_schema, path).names)
             table = read_history(self.root, self.entry, group, names)
         except (CorruptStore, pa.ArrowException, OSError) as error:
             self._fault("unreadable", str(error))

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import time
 from typing import TYPE_CHECKING, Any
 
 from featurestore.engine.verify.findings import Fault, Findings
@@ -33,7 +32,7 @@ from featurestore.engine.verify.group import SeenSeqs, check_group, rows_of
 from featurestore.errors import CorruptStore, FeatureStoreError
 from featurestore.event_time import format_us
 from featurestore.feature_view import FeatureView
-from featurestore.storage import catalog, commits, consumers, manifest, requests
+from featurestore.storage import catalog, commits, consumers, files, manifest, requests, seam
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -233,9 +232,9 @@ def _note_orphans(database: Database, findings: Findings) -> None:
     """Note old files that are neither listed, nor removed, nor being written."""
     # The folder comes first: a file found there later may have been listed meanwhile.
     found: list[tuple[Path, float]] = []
-    for path in (database.root / "data").glob("*/*"):
+    for path in files.listing(database.root / "data", "*/*"):
         with contextlib.suppress(FileNotFoundError):  # a cleaner is at work
-            found.append((path, path.stat().st_mtime))
+            found.append((path, seam.call("stat", path, path.stat).st_mtime))
     with database.read() as txn:
         known = {
             manifest.file_path(*_FILE_KEY.unpack(key[1:]))
@@ -245,5 +244,5 @@ def _note_orphans(database: Database, findings: Findings) -> None:
         }
     for path, modified in found:
         relative = str(path.relative_to(database.root))
-        if relative not in known and time.time() - modified > OLD_SECONDS:
+        if relative not in known and seam.wall_clock() - modified > OLD_SECONDS:
             findings.note(f"{relative} belongs to nobody; the next flush removes it.")
