@@ -9,7 +9,8 @@
     │   ├── InvalidRecord             ├── InvalidEventTime       ├── InvalidSchema
     │   ├── SchemaMismatch            ├── ColumnClash            ├── InvalidQuery
     │   ├── StaleDelete               ├── RequestMismatch        ├── UnknownConsumer
-    │   ├── ConsumerExists            ├── ConsumerDropped        └── TooLarge
+    │   ├── ConsumerExists            ├── ConsumerDropped        ├── RecordNotFound
+    │   ├── StaleUpdate               └── TooLarge
     ├── Unavailable               try again
     │   ├── StoreBusy                 ├── OutcomeUnknown         └── Unreachable
     ├── AccessDenied              use another API key, or ask for a role
@@ -110,6 +111,14 @@ class InvalidQuery(InvalidInput):
 
 class StaleDelete(InvalidInput):
     """A hard delete older than the record it would remove; nothing was deleted."""
+
+
+class RecordNotFound(InvalidInput):
+    """An update of a key that has no live record; put a whole one."""
+
+
+class StaleUpdate(InvalidInput):
+    """An update older than the record it would change; nothing was changed."""
 
 
 class RequestMismatch(InvalidInput):

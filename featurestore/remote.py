@@ -248,6 +248,7 @@ class RemoteStore:
         *,
         add_features: Mapping[str, str | DType] | None = None,
         feature_descriptions: Mapping[str, str] | None = None,
+        feature_tags: Mapping[str, Mapping[str, str]] | None = None,
         ttl: str | timedelta | None = _KEEP,
         max_future: str | timedelta | None = _KEEP,
         description: str | None = None,
@@ -260,6 +261,8 @@ class RemoteStore:
             changes["add_features"] = {n: str(dtype) for n, dtype in add_features.items()}
         if feature_descriptions is not None:
             changes["feature_descriptions"] = dict(feature_descriptions)
+        if feature_tags is not None:
+            changes["feature_tags"] = {name: dict(tags) for name, tags in feature_tags.items()}
         if ttl is not _KEEP:
             changes["ttl"] = None if ttl is None else _duration(duration_us(ttl, what="ttl"))
         if max_future is not _KEEP:
@@ -318,6 +321,29 @@ class RemoteStore:
         found = self._write("POST", "/v1/write", asked, request_id)
         return [wire.read_put_result(one) for one in found]
 
+    def update_record(
+        self,
+        name: str,
+        key: Any,
+        changes: Mapping[str, Any],
+        *,
+        ttl: str | timedelta | None = None,
+        target_stores: Iterable[str] = ("online", "offline"),
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> PutResult:
+        """Change some features of the latest record of a key; the others stay as they are."""
+        self._require_writable()
+        asked = {
+            "changes": _record(name, changes),
+            "ttl": None if ttl is None else _duration(duration_us(ttl, what="ttl")),
+            "target_stores": _names(target_stores),
+            "tz": _zone(tz),
+        }
+        query = [("key_json", json.dumps(wire.exact(key)))]
+        found = self._write("PATCH", f"{self._group(name)}/record", asked, request_id, query)
+        return wire.read_put_result(found)
+
     def delete_record(
         self,
         name: str,
@@ -325,6 +351,7 @@ class RemoteStore:
         *,
         event_time: Any,
         hard: bool = False,
+        target_stores: Iterable[str] = ("online", "offline"),
         request_id: str | None = None,
         tz: str | tzinfo | None = None,
     ) -> PutResult:
@@ -333,6 +360,7 @@ class RemoteStore:
         query = [("key_json", json.dumps(wire.exact(key)))]
         query.append(("event_time", json.dumps(wire.exact(event_time))))
         query += [("hard", "true")] if hard else []
+        query += [("target_stores", store) for store in _names(target_stores)]
         query += [("tz", str(zone))] if (zone := _zone(tz)) is not None else []
         found = self._write("DELETE", f"{self._group(name)}/record", None, request_id, query)
         return wire.read_put_result(found)
@@ -351,6 +379,12 @@ class RemoteStore:
     ) -> Future[list[PutResult]]:
         """Do :meth:`write` without waiting; see :meth:`put_record_async`."""
         return self._sender().submit(self.write, list(records), **options)
+
+    def update_record_async(
+        self, name: str, key: Any, changes: Mapping[str, Any], **options: Any
+    ) -> Future[PutResult]:
+        """Do :meth:`update_record` without waiting; see :meth:`put_record_async`."""
+        return self._sender().submit(self.update_record, name, key, dict(changes), **options)
 
     def delete_record_async(
         self, name: str, key: Any, *, event_time: Any, **options: Any

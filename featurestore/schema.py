@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 RESERVED = frozenset({"write_seq", "write_time", "expires_at", "is_deleted", "api_invocation_time"})
 """Names of columns the engine, or SageMaker, adds to the features of a history."""
 
-FEATURES_MAX = 2500
-"""SageMaker's limit; wide enough that nobody has asked for more."""
+FEATURES_MAX = 2501
+"""SageMaker's limit, and one for what a program wants to keep beside them (see `properties`)."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", re.ASCII)
 _KEY_KINDS = frozenset({"bool", "int", "string", "binary", "timestamp", "date"})
@@ -119,6 +119,11 @@ class Feature:
         The version of the schema that brought it.
     description : str
         For people.
+    tags : mapping of str to str
+        For people and programs.
+    created_at_us, modified_at_us : int
+        When it was declared, and when its description or tags last changed; 0 where that was not
+        written down.
 
     Examples
     --------
@@ -131,6 +136,36 @@ class Feature:
     dtype: DType
     since: int
     description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    created_at_us: int = field(default=0, repr=False)
+    modified_at_us: int = field(default=0, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the feature as plain data; what it has not got is left out."""
+        more = {"tags": dict(self.tags), **{name: getattr(self, name) for name in _FEATURE_TIMES}}
+        return {
+            "id": self.id,
+            "name": self.name,
+            "dtype": str(self.dtype),
+            "since": self.since,
+            "description": self.description,
+        } | {name: value for name, value in more.items() if value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Feature:
+        """Return the feature that :meth:`to_json` wrote."""
+        return cls(
+            data["id"],
+            data["name"],
+            parse_dtype(data["dtype"]),
+            data["since"],
+            data["description"],
+            dict(data.get("tags", ())),
+            *(int(data.get(name, 0)) for name in _FEATURE_TIMES),
+        )
+
+
+_FEATURE_TIMES = ("created_at_us", "modified_at_us")
 
 
 @dataclass(frozen=True)
@@ -161,8 +196,11 @@ class FeatureGroup:
         For people.
     tags : mapping of str to str
         For people and programs.
-    created_at_us : int
-        When it was made.
+    created_at_us, modified_at_us : int
+        When it was made, and when its definition last changed.
+    properties : mapping
+        Whatever else a program keeps with the definition, as JSON values by a name of its own;
+        the engine does not look at them.
 
     Examples
     --------
@@ -187,6 +225,8 @@ class FeatureGroup:
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     created_at_us: int = 0
+    modified_at_us: int = 0
+    properties: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def feature(self, name: str) -> Feature:
         """Return the feature of that name; raise ``UnknownFeature`` with the nearest otherwise."""
@@ -278,37 +318,69 @@ class FeatureGroup:
         _check_features(self.name, features)
         return replace(self, features=features, version=version)
 
+    def with_descriptions(
+        self,
+        descriptions: Mapping[str, str] | None = None,
+        tags: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> FeatureGroup:
+        """Return the group with other descriptions, or tags, of some features it has.
+
+        Raises
+        ------
+        UnknownFeature
+            One of them is not there.
+
+        Examples
+        --------
+        >>> group = define("g", record_identifier="k", event_time="t", id=1,
+        ...     features={"k": "int64", "t": "timestamp"})
+        >>> group.with_descriptions({"k": "the key"}, {"k": {"owner": "ops"}}).feature("k").tags
+        {'owner': 'ops'}
+        """
+        told, tagged = dict(descriptions or {}), dict(tags or {})
+        changed = {name: self.feature(name) for name in (*told, *tagged)}
+        for name, text in told.items():
+            what = f'description of feature "{name}"'
+            changed[name] = replace(changed[name], description=_text(text, what))
+        for name, given in tagged.items():
+            changed[name] = replace(changed[name], tags=_checked_tags(given))
+        return replace(self, features=tuple(changed.get(f.name, f) for f in self.features))
+
+    def dated(self, before: FeatureGroup, now_us: int) -> FeatureGroup:
+        """Return the group as it is to be kept: what differs from `before` is dated now."""
+        old = {feature.id: feature for feature in before.features}
+        features = tuple(
+            replace(feature, created_at_us=now_us, modified_at_us=now_us)
+            if feature.id not in old
+            else feature
+            if feature == old[feature.id]
+            else replace(feature, modified_at_us=now_us)
+            for feature in self.features
+        )
+        return replace(self, features=features, modified_at_us=now_us)
+
     def to_json(self) -> dict[str, Any]:
         """Return the definition as plain data for ``json.dumps``."""
         plain = {name: getattr(self, name) for name in _SCALAR_FIELDS}
+        more = {"modified_at_us": self.modified_at_us, "properties": dict(self.properties)}
+        plain |= {name: value for name, value in more.items() if value}
         return plain | {
             "record_identifier": list(self.record_identifier),
             "tags": dict(self.tags),
-            "features": [
-                {
-                    "id": f.id,
-                    "name": f.name,
-                    "dtype": str(f.dtype),
-                    "since": f.since,
-                    "description": f.description,
-                }
-                for f in self.features
-            ],
+            "features": [feature.to_json() for feature in self.features],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureGroup:
         """Return the definition that :meth:`to_json` wrote; raise ``CorruptStore`` otherwise."""
         try:
-            features = tuple(
-                Feature(f["id"], f["name"], parse_dtype(f["dtype"]), f["since"], f["description"])
-                for f in data["features"]
-            )
             group = cls(
                 **{name: data[name] for name in _SCALAR_FIELDS},
                 record_identifier=tuple(data["record_identifier"]),
                 tags=dict(data["tags"]),
-                features=features,
+                features=tuple(map(Feature.from_json, data["features"])),
+                modified_at_us=int(data.get("modified_at_us", 0)),
+                properties=dict(data.get("properties", ())),
             )
             _check_features(group.name, group.features)
             _check_roles(group)
@@ -350,6 +422,7 @@ def define(
     tags: Mapping[str, str] | None = None,
     feature_descriptions: Mapping[str, str] | None = None,
     created_at_us: int = 0,
+    properties: Mapping[str, Any] | None = None,
 ) -> FeatureGroup:
     """Return the first version of a feature group.
 
@@ -369,7 +442,7 @@ def define(
         Number of the group in its store.
     ttl, max_future : str or timedelta, optional
         See :class:`FeatureGroup`; as ``"2h"`` or a timedelta.
-    online, offline, description, tags, created_at_us
+    online, offline, description, tags, created_at_us, properties
         See :class:`FeatureGroup`.
     feature_descriptions : mapping of str to str, optional
         Descriptions of features by name.
@@ -403,6 +476,7 @@ def define(
         description=_text(description, "description"),
         tags=_checked_tags(tags),
         created_at_us=created_at_us,
+        properties=dict(properties or {}),
     )
     _check_features(name, group.features)
     _check_roles(group)

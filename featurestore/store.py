@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from featurestore.encoding.values import read_header
-from featurestore.engine import reader
+from featurestore.engine import reader, updates
 from featurestore.engine.database import open_database
 from featurestore.engine.records import prepare_delete, prepare_put
 from featurestore.errors import InvalidInput, ReadOnlyStore, StoreClosed
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from featurestore.engine.plan import Plan
     from featurestore.engine.snapshot import GroupSnapshot
     from featurestore.engine.verify.findings import Fault
-    from featurestore.engine.writer import Outcome, Put
+    from featurestore.engine.writer import Commit, Outcome, Put
     from featurestore.feature_view import FeatureLookup
 
 T = TypeVar("T")
@@ -262,7 +262,8 @@ class FeatureStore:
     ) -> list[FeatureGroup]:
         """Return the groups that mention a text and carry some tags.
 
-        The text is looked for in names and descriptions of groups and features, in any case.
+        The text is looked for in names, descriptions and tags of groups and features, in any
+        case of letters.
         """
         needle = text.casefold()
         return [
@@ -277,6 +278,7 @@ class FeatureStore:
         *,
         add_features: Mapping[str, str | DType] | None = None,
         feature_descriptions: Mapping[str, str] | None = None,
+        feature_tags: Mapping[str, Mapping[str, str]] | None = None,
         ttl: str | timedelta | None = _KEEP,
         max_future: str | timedelta | None = _KEEP,
         description: str | None = None,
@@ -285,7 +287,8 @@ class FeatureStore:
         """Add features, or change settings for later writes.
 
         Features are only ever added; in records written before they are null.  A changed TTL
-        holds for later writes.
+        holds for later writes.  Descriptions and tags of features, new ones and old, replace
+        those they had.
         """
         changes: dict[str, Any] = {}
         if ttl is not _KEEP:
@@ -301,7 +304,8 @@ class FeatureStore:
 
         def change(group: FeatureGroup) -> FeatureGroup:
             if add_features:
-                group = group.with_features(add_features, feature_descriptions)
+                group = group.with_features(add_features)
+            group = group.with_descriptions(feature_descriptions, feature_tags)
             return replace(group, **changes)
 
         from featurestore.engine import groups
@@ -410,6 +414,67 @@ class FeatureStore:
         puts, version = self._puts(records, tz)
         return self._submit(puts, version, request_id, list)
 
+    def update_record(
+        self,
+        name: str,
+        key: Any,
+        changes: Mapping[str, Any],
+        *,
+        ttl: str | timedelta | None = None,
+        target_stores: Iterable[str] = ("online", "offline"),
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> PutResult:
+        """Change some features of the latest record of a key; the others stay as they are.
+
+        Read, merged and written in one transaction: of two updates at once neither is lost.
+
+        Parameters
+        ----------
+        key : scalar, tuple or dict
+            The record identifier.
+        changes : mapping
+            Features by name; None makes one null.  The event time may be among them, not before
+            that of the record; left out it stays, and the record is newer by its seq.
+        ttl : str or timedelta, optional
+            From its event time on; by default the record keeps its time to live.
+        target_stores : iterable of {"online", "offline"}
+            The online store is always one of them.
+        request_id, tz : optional
+            As for :meth:`put_record`.
+
+        Raises
+        ------
+        RecordNotFound
+            The key has no live record.
+        StaleUpdate
+            The event time given is before that of the record.
+        """
+        work = self._update(name, key, changes, ttl, target_stores, request_id, tz)
+        writer = self._writable.writer
+        outcomes, replayed = writer.call(work, self._now_us(), bytes_needed=updates.BYTES_NEEDED)
+        return _results(outcomes, replayed)[0]
+
+    def update_record_async(
+        self,
+        name: str,
+        key: Any,
+        changes: Mapping[str, Any],
+        *,
+        ttl: str | timedelta | None = None,
+        target_stores: Iterable[str] = ("online", "offline"),
+        request_id: str | None = None,
+        tz: str | tzinfo | None = None,
+    ) -> Future[PutResult]:
+        """Do :meth:`update_record` without waiting; see :meth:`put_record_async`."""
+        work = self._update(name, key, changes, ttl, target_stores, request_id, tz)
+
+        def result(commit: Commit) -> PutResult:
+            return _results(*work(commit))[0]
+
+        writer = self._writable.writer
+        return writer.submit(result, self._now_us(), bytes_needed=updates.BYTES_NEEDED)
+
     def delete_record(
         self,
         name: str,
@@ -417,6 +482,7 @@ class FeatureStore:
         *,
         event_time: Any,
         hard: bool = False,
+        target_stores: Iterable[str] = ("online", "offline"),
         request_id: str | None = None,
         tz: str | tzinfo | None = None,
     ) -> PutResult:
@@ -430,13 +496,15 @@ class FeatureStore:
             From when on there is no record.
         hard : bool
             Keep no more than a fence online, and refuse the delete if the record is newer.
+        target_stores : iterable of {"online", "offline"}
+            Where it is deleted; the one law speaks of deletes in both.
 
         Raises
         ------
         StaleDelete
             A hard delete older than the record.
         """
-        puts, version = self._delete(name, key, event_time, tz, hard=hard)
+        puts, version = self._delete(name, key, event_time, tz, target_stores, hard=hard)
         return self._apply(puts, version, request_id)[0]
 
     def delete_record_async(
@@ -446,11 +514,12 @@ class FeatureStore:
         *,
         event_time: Any,
         hard: bool = False,
+        target_stores: Iterable[str] = ("online", "offline"),
         request_id: str | None = None,
         tz: str | tzinfo | None = None,
     ) -> Future[PutResult]:
         """Do :meth:`delete_record` without waiting; see :meth:`put_record_async`."""
-        puts, version = self._delete(name, key, event_time, tz, hard=hard)
+        puts, version = self._delete(name, key, event_time, tz, target_stores, hard=hard)
         return self._submit(puts, version, request_id, _first)
 
     def ingest(
@@ -1055,12 +1124,42 @@ class FeatureStore:
         ]
         return puts, version
 
+    def _update(
+        self,
+        name: str,
+        key: Any,
+        changes: Mapping[str, Any],
+        ttl: str | timedelta | None,
+        target_stores: Iterable[str],
+        request_id: str | None,
+        tz: str | tzinfo | None,
+    ) -> Callable[[Commit], tuple[list[Outcome], bool]]:
+        plan, version = self._writable.plan(name)
+        update = updates.prepare_update(
+            plan,
+            version,
+            key,
+            changes,
+            self._now_us(),
+            ttl_us=None if ttl is None else duration_us(ttl, what="ttl"),
+            stores=_stores(target_stores),
+            tz=tz,
+        )
+        return updates.work_of(update, request_id)
+
     def _delete(
-        self, name: str, key: Any, event_time: Any, tz: str | tzinfo | None, *, hard: bool
+        self,
+        name: str,
+        key: Any,
+        event_time: Any,
+        tz: str | tzinfo | None,
+        target_stores: Iterable[str],
+        *,
+        hard: bool,
     ) -> tuple[list[Put], int]:
         plan, version = self._writable.plan(name)
-        now_us = self._now_us()
-        put = prepare_delete(plan, key, event_time, now_us, hard=hard, tz=tz)
+        stores = _stores(target_stores)
+        put = prepare_delete(plan, key, event_time, self._now_us(), hard=hard, stores=stores, tz=tz)
         return [put], version
 
     def _apply(self, puts: list[Put], version: int, request_id: str | None) -> list[PutResult]:
@@ -1200,5 +1299,6 @@ def _moment(us: int) -> datetime | None:
 def _words(group: FeatureGroup) -> str:
     """Return everything that a search looks at."""
     parts = [group.name, group.description, *group.tags, *group.tags.values()]
-    parts += [word for f in group.features for word in (f.name, f.description)]
+    for f in group.features:
+        parts += [f.name, f.description, *f.tags, *f.tags.values()]
     return " ".join(parts)

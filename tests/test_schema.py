@@ -182,7 +182,7 @@ def test_rows_fit_the_group_they_are_drawn_for(data: st.DataObject) -> None:
         ({"features": WEATHER | {"gust": None}}, 'feature "gust": None is a NoneType'),
         ({"online": False, "offline": False}, "keeps nothing"),
         ({"features": ["origin"]}, "a list does not say its columns"),
-        ({"features": WEATHER | {f"f{n}": "bool" for n in range(FEATURES_MAX)}}, "at most 2500"),
+        ({"features": WEATHER | {f"f{n}": "bool" for n in range(FEATURES_MAX)}}, "at most 2501"),
     ],
 )
 def test_what_cannot_be_declared(changes: dict[str, Any], words: str) -> None:
@@ -336,7 +336,7 @@ def test_an_old_record_has_the_values_of_its_version(group: FeatureGroup) -> Non
         ({"x": "integer"}, InvalidSchema, "feature \"x\": 'integer' is not"),
         ({"expires_at": "int64"}, InvalidName, "store's own"),
         ({"a b": "int64"}, InvalidName, "feature name"),
-        ({f"f{n}": "bool" for n in range(FEATURES_MAX)}, InvalidSchema, "at most 2500"),
+        ({f"f{n}": "bool" for n in range(FEATURES_MAX)}, InvalidSchema, "at most 2501"),
     ],
 )
 def test_what_cannot_be_added(additions: Any, error: type[Exception], words: str) -> None:
@@ -460,3 +460,26 @@ def test_identifier_and_event_time_are_compared_in_order() -> None:
     third = define("g", record_identifier=["a", "b"], event_time="u", features=features, id=1)
     assert same_schema(first, second) == ("record_identifier is a, b in the store, b, a asked for")
     assert same_schema(first, third) == "event_time is t in the store, u asked for"
+
+
+# ── what is kept beside the schema ───────────────────────────────────────────────────────────
+
+
+def test_a_definition_without_more_is_written_as_it_always_was() -> None:
+    row = weather().to_json()
+    assert not {"modified_at_us", "properties"} & row.keys()
+    assert {frozenset(f) for f in row["features"]} == {
+        frozenset({"id", "name", "dtype", "since", "description"})
+    }
+
+
+def test_tags_times_and_properties_survive() -> None:
+    first = dataclasses.replace(weather(), properties={"some program": {"a": [1, None]}})
+    told = first.with_descriptions({"temp": "°F"}, {"temp": {"owner": "ops"}}).dated(first, 77)
+    assert FeatureGroup.from_json(json.loads(json.dumps(told.to_json()))) == told
+    assert (told.feature("temp").modified_at_us, told.feature("origin").modified_at_us) == (77, 0)
+    assert told.modified_at_us == 77
+    grown = told.with_features({"gust": "float64"}).dated(told, 99)
+    assert (grown.feature("gust").created_at_us, grown.feature("temp").modified_at_us) == (99, 77)
+    with pytest.raises(UnknownFeature, match="tmp"):
+        first.with_descriptions({"tmp": "?"})

@@ -64,10 +64,11 @@ def create_group(
 def update_group(
     database: Database, name: str, change: Callable[[FeatureGroup], FeatureGroup], now_us: int
 ) -> FeatureGroup:
-    """Replace a group's definition by what ``change`` makes of it."""
+    """Replace a group's definition by what ``change`` makes of it; the change is dated."""
 
     def work(commit: Commit) -> FeatureGroup:
-        group = change(catalog.load(commit.env, commit.txn).group(name))
+        before = catalog.load(commit.env, commit.txn).group(name)
+        group = change(before).dated(before, commit.write_time_us)
         catalog.put_group(commit.env, commit.txn, group)
         return group
 

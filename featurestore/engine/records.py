@@ -25,6 +25,7 @@ from featurestore.record import (
 if TYPE_CHECKING:
     from datetime import tzinfo
 
+    from featurestore.dtypes import Physical
     from featurestore.engine.plan import Plan
     from featurestore.schema import FeatureGroup
 
@@ -57,7 +58,7 @@ def prepare_put(
         raise UnknownFeature(
             f'"{first}" is no feature of "{group.name}".{did_you_mean(first, plan.names)}'
         )
-    event_time_us = _event_time_us(group, record.get(group.event_time), tz)
+    event_time_us = given_event_time_us(group, record.get(group.event_time), tz)
     key = _key(plan, record)
     slots = plan.slots(record, tz)
     asked = (group.id, key, event_time_us, ttl_us, stores, tuple(slots))
@@ -69,7 +70,7 @@ def prepare_put(
     except (struct.error, UnicodeEncodeError):
         plan.check_slots(record, tz)
         raise
-    refusal = _future(group, event_time_us, now_us)
+    refusal = future_refusal(group, event_time_us, now_us)
     return _put(plan, key, encoded, (event_time_us, expires_at_us), stores, asked, refusal)
 
 
@@ -91,22 +92,35 @@ def prepare_delete(
     now_us: int,
     *,
     hard: bool,
+    stores: int = BOTH_STORES,
     tz: str | tzinfo | None = None,
 ) -> Put:
     """Return a tombstone, or a fence, ready to be committed; a delete is a record too."""
     group = plan.group
-    event_time_us = _event_time_us(group, event_time, tz)
+    event_time_us = given_event_time_us(group, event_time, tz)
     encoded = tombstone(
         schema_version=group.version,
         event_time_us=event_time_us,
-        stores=BOTH_STORES,
+        stores=stores,
         flags=FLAG_DELETED | FLAG_HARD | FLAG_FENCE if hard else FLAG_DELETED,
     )
     key_bytes, _ = plan.key(key)
-    asked = (group.id, key_bytes, event_time_us, hard)
-    refusal = _future(group, event_time_us, now_us)
+    asked: tuple[Any, ...] = (group.id, key_bytes, event_time_us, hard)
+    if stores != BOTH_STORES:  # what older versions have stored of a delete has no stores
+        asked = (*asked, stores)
+    refusal = future_refusal(group, event_time_us, now_us)
     times_us = (event_time_us, NO_EXPIRY)
-    return _put(plan, key_bytes, encoded, times_us, BOTH_STORES, asked, refusal, hard=hard)
+    return _put(plan, key_bytes, encoded, times_us, stores, asked, refusal, hard=hard)
+
+
+def prepared(
+    plan: Plan, key: bytes, slots: list[Physical | None], times_us: tuple[int, int], stores: int
+) -> Put:
+    """Return a record ready to be committed from the checked values of its slots."""
+    encoded = plan.codec.encode_slots(
+        slots, event_time_us=times_us[0], expires_at_us=times_us[1], stores=stores
+    )
+    return _put(plan, key, encoded, times_us, stores, (), None)
 
 
 def future_sentence(name: str, event_time_us: int, limit_us: int) -> str:
@@ -146,7 +160,8 @@ def _put(
     )
 
 
-def _event_time_us(group: FeatureGroup, value: Any, tz: str | tzinfo | None) -> int:
+def given_event_time_us(group: FeatureGroup, value: Any, tz: str | tzinfo | None) -> int:
+    """Return the event time that a caller has given, which must be one."""
     if is_null(value):
         raise InvalidEventTime(
             f'The record has no event time "{group.event_time}"; "{group.name}" needs one.'
@@ -154,7 +169,7 @@ def _event_time_us(group: FeatureGroup, value: Any, tz: str | tzinfo | None) -> 
     return to_us(value, tz=tz, what=f'event time "{group.event_time}"')
 
 
-def _future(group: FeatureGroup, event_time_us: int, now_us: int) -> InvalidEventTime | None:
+def future_refusal(group: FeatureGroup, event_time_us: int, now_us: int) -> InvalidEventTime | None:
     """Return why an event time is too far ahead; None if it is not."""
     if group.max_future_us is None or event_time_us <= now_us + group.max_future_us:
         return None

@@ -87,6 +87,7 @@ VERBS: dict[str, Action] = {
     "changes": _A.READ,
     "put_record": _A.WRITE,
     "write": _A.WRITE,
+    "update_record": _A.WRITE,
     "delete_record": _A.WRITE,
     "ingest": _A.WRITE,
     "sql": _A.SQL,

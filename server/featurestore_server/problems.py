@@ -37,6 +37,8 @@ STATUS: dict[type[BaseException], int] = {
     errors.FeatureViewExists: 409,
     errors.SchemaMismatch: 409,
     errors.StaleDelete: 409,
+    errors.StaleUpdate: 409,
+    errors.RecordNotFound: 404,
     errors.RequestMismatch: 409,
     errors.TooLarge: 413,
     errors.Unavailable: 503,

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from featurestore import wire
 from featurestore.errors import InvalidInput
 from featurestore.feature_view import FeatureView
+from featurestore.schema import FeatureGroup
 from featurestore_server.access import Caller, Door
 from featurestore_server.answers import JsonAnswer, arrow_stream, wants_arrow
 from featurestore_server.lookup import lookups_of
@@ -58,6 +59,7 @@ class GroupChanges(Body):
 
     add_features: dict[str, str] | None = None
     feature_descriptions: dict[str, str] | None = None
+    feature_tags: dict[str, dict[str, str]] | None = None
     ttl: str | None = None
     max_future: str | None = None
     description: str | None = None
@@ -248,6 +250,59 @@ KeyWords = Annotated[
 KeyJson = Annotated[str | None, Query(description="The same as JSON, instead of key.")]
 
 
+class Changes(Body):
+    """Features of the latest record that change, and how to take them."""
+
+    changes: dict[str, Any]
+    ttl: str | None = None
+    target_stores: list[str] = ["online", "offline"]
+    tz: str | None = None
+
+
+@router.patch(
+    "/groups/{group}/record",
+    tags=["records"],
+    summary="Change some features of the latest record",
+    openapi_extra=takes(("application/json", Changes, {"changes": {"temp": 41.0}})),
+)
+async def update_record(
+    request: Request,
+    name: GroupName,
+    here: Here,
+    who: Who,
+    key: KeyWords = None,
+    key_json: KeyJson = None,
+    *,
+    exact: Exact = False,
+    request_id: RequestId = None,
+) -> Response:
+    asked = await model_body(request, here.limits, Changes)
+
+    def work() -> dict[str, Any]:
+        with here.door.enter(who, "update_record", [name], request_id) as store:
+            group = store.describe_feature_group(name)
+            result = store.update_record(
+                name,
+                _key(group, key, key_json, exactly=exact),
+                wire.read_record(group, asked.changes, exactly=exact),
+                ttl=asked.ttl,
+                target_stores=asked.target_stores,
+                request_id=request_id,
+                tz=asked.tz,
+            )
+        return wire.put_result(result)
+
+    return JsonAnswer(await here.writes.run(work))
+
+
+def _key(
+    group: FeatureGroup, words: list[str] | None, as_json: str | None, *, exactly: bool
+) -> Any:
+    if as_json is not None:
+        return wire.read_key(group, wire.loads(as_json), exactly=exactly)
+    return wire.read_key_words(group, words or [])
+
+
 @router.delete("/groups/{group}/record", tags=["records"], summary="Delete a record")
 async def delete_record(
     name: GroupName,
@@ -258,6 +313,9 @@ async def delete_record(
     key_json: KeyJson = None,
     *,
     hard: Annotated[bool, Query(description="Keep no more than a fence online.")] = False,
+    target_stores: Annotated[
+        list[str] | None, Query(description="Where: online, offline; by default both.")
+    ] = None,
     tz: Annotated[str | None, Query(description="Zone of an event time without one.")] = None,
     exact: Exact = False,
     request_id: RequestId = None,
@@ -267,12 +325,15 @@ async def delete_record(
     def work() -> dict[str, Any]:
         with here.door.enter(who, "delete_record", [name], request_id) as store:
             group = store.describe_feature_group(name)
-            if key_json is not None:
-                found = wire.read_key(group, wire.loads(key_json), exactly=exact)
-            else:
-                found = wire.read_key_words(group, key or [])
+            found = _key(group, key, key_json, exactly=exact)
             result = store.delete_record(
-                name, found, event_time=at, hard=hard, request_id=request_id, tz=tz
+                name,
+                found,
+                event_time=at,
+                hard=hard,
+                target_stores=("online", "offline") if target_stores is None else target_stores,
+                request_id=request_id,
+                tz=tz,
             )
         return wire.put_result(result)
 

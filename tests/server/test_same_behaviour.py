@@ -201,6 +201,38 @@ def test_deletes_soft_and_hard(store: Any) -> None:
         store.delete_record("weather", "LGA", event_time=NOON - HOUR, hard=True)
     store.delete_record("weather", "LGA", event_time="2013-01-01T14:00:00+01:00", hard=True)
     assert store.get_record("weather", "LGA") is None
+    store.delete_record("weather", "JFK", event_time=NOON + 2 * HOUR, target_stores=["offline"])
+    assert store.get_record("weather", "JFK", ["wind"]) == {"wind": 9}
+
+
+@pytest.mark.usefixtures("weather")
+def test_an_update_changes_what_it_names(store: Any) -> None:
+    store.ingest("weather", TABLE)
+    done = store.update_record("weather", "JFK", {"temp": 1.5, "hour": NOON + 2 * HOUR}, ttl="9h")
+    assert (done.outcome, done.expires_at) == ("moved", NOON + 11 * HOUR)
+    expected = {"origin": "JFK", "hour": NOON + 2 * HOUR, "temp": 1.5, "wind": 9}
+    assert store.get_record("weather", "JFK") == expected
+    again = store.update_record_async("weather", "EWR", {"wind": None, "temp": 0.0}).result()
+    assert again.seq == done.seq + 1
+    with pytest.raises(fs.StaleUpdate):
+        store.update_record("weather", "JFK", {"hour": NOON})
+    with pytest.raises(fs.RecordNotFound):
+        store.update_record("weather", "XXX", {"temp": 1.0})
+
+
+@pytest.mark.usefixtures("weather")
+def test_features_are_described_and_tagged_later(store: Any) -> None:
+    tags = {"wind": {"unit": "knots"}}
+    told = store.update_feature_group(
+        "weather",
+        add_features={"gust": "float64"},
+        feature_descriptions={"gust": "peak", "wind": "mean"},
+        feature_tags=tags,
+    )
+    assert told == store.describe_feature_group("weather")
+    assert [told.feature(n).description for n in ("gust", "wind")] == ["peak", "mean"]
+    assert told.feature("wind").tags == tags["wind"]
+    assert [group.name for group in store.search("KNOTS")] == ["weather"]
 
 
 # ── ingest ───────────────────────────────────────────────────────────────────────────────────
