@@ -69,6 +69,7 @@ from featurestore.errors import (
     UnknownFeature,
     UnknownFeatureGroup,
     UnknownFeatureView,
+    UnknownModel,
     Unreachable,
 )
 from featurestore.feature_view import FeatureLookup, FeatureView
@@ -122,6 +123,7 @@ __all__ = [
     "UnknownFeature",
     "UnknownFeatureGroup",
     "UnknownFeatureView",
+    "UnknownModel",
     "Unreachable",
     "connect",
     "open",

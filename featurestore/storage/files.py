@@ -108,6 +108,28 @@ def publish(temporary: Path, final: Path) -> None:
         sync_folder(final.parent)
 
 
+def publish_folder(temporary: Path, final: Path) -> None:
+    """Give a written folder its final name; when this returns, all in it is durable.
+
+    A folder that has that name already is left as it is, and the new one is removed: for folders
+    named by their content.
+    """
+    with translated(final):
+        for path in sorted(temporary.rglob("*")):
+            if path.is_file():
+                sync_file(path)
+        for folder in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
+            sync_folder(folder)
+        step("rename", final)
+        try:
+            temporary.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            remove_folder(temporary)
+        sync_folder(final.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file if it is there.  Not synced: a name that comes back is an orphan again."""
     step("unlink", path)
