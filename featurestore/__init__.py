@@ -71,6 +71,7 @@ from featurestore.errors import (
     UnknownFeature,
     UnknownFeatureGroup,
     UnknownFeatureView,
+    UnknownModel,
     Unreachable,
 )
 from featurestore.feature_view import FeatureLookup, FeatureView
@@ -126,6 +127,7 @@ __all__ = [
     "UnknownFeature",
     "UnknownFeatureGroup",
     "UnknownFeatureView",
+    "UnknownModel",
     "Unreachable",
     "connect",
     "open",

@@ -10,7 +10,7 @@
     │   ├── SchemaMismatch            ├── ColumnClash            ├── InvalidQuery
     │   ├── StaleDelete               ├── RequestMismatch        ├── UnknownConsumer
     │   ├── ConsumerExists            ├── ConsumerDropped        ├── RecordNotFound
-    │   ├── StaleUpdate               └── TooLarge
+    │   ├── StaleUpdate               ├── TooLarge               └── UnknownModel
     ├── Unavailable               try again
     │   ├── StoreBusy                 ├── OutcomeUnknown         └── Unreachable
     ├── AccessDenied              use another API key, or ask for a role
@@ -135,6 +135,10 @@ class ConsumerExists(InvalidInput):
 
 class ConsumerDropped(InvalidInput):
     """The consumer fell further behind than its limit; what it missed is not held any more."""
+
+
+class UnknownModel(InvalidInput):
+    """No model, or no version of it, of that name."""
 
 
 class TooLarge(InvalidInput):

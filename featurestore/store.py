@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from featurestore.dtypes import DType
     from featurestore.engine.database import Database
+    from featurestore.engine.documents import Documents
     from featurestore.engine.plan import Plan
     from featurestore.engine.snapshot import GroupSnapshot
     from featurestore.engine.verify.findings import Fault
@@ -1051,6 +1052,15 @@ class FeatureStore:
         from featurestore.engine import backup
 
         return backup.backup(self._database, Path(path).expanduser().absolute())
+
+    # ── what stands on the store ─────────────────────────────────────────────────────────────
+
+    @property
+    def documents(self) -> Documents:
+        """What training, batch inference and monitoring remember: JSON by kind and name."""
+        from featurestore.engine.documents import Documents
+
+        return Documents(lambda: self._database, lambda: self._writable, self._now_us)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────
 

@@ -106,6 +106,28 @@ def link_or_copy(source: Path, target: Path) -> None:
             sync_file(target)
 
 
+def publish_folder(temporary: Path, final: Path) -> None:
+    """Give a written folder its final name; when this returns, all in it is durable.
+
+    A folder that has that name already is left as it is, and the new one is removed: for folders
+    named by their content.
+    """
+    with translated(final):
+        paths = sorted(listing(temporary, "**/*"))
+        for path in paths:
+            if path.is_file():
+                sync_file(path)
+        for folder in [*(path for path in paths if path.is_dir()), temporary]:
+            sync_folder(folder)
+        try:
+            seam.call("rename", final, temporary.rename, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            remove_folder(temporary)
+        sync_folder(final.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file if it is there.  Not synced: a name that comes back is an orphan again."""
     with contextlib.suppress(FileNotFoundError):

@@ -299,7 +299,7 @@ def _facts(snapshot: GroupSnapshot, *, latest: bool) -> dict[str, Any]:
         "group": snapshot.group.to_json(),
         "seq": snapshot.seq,
         "cut": snapshot.cut,
-        "files": [entry.to_json().decode() for entry in snapshot.files],
+        "files": [entry.row(b"").hex() for entry in snapshot.files],
         "latest": latest,
     }
 

@@ -227,7 +227,7 @@ def _read_sources(
             seq=facts["seq"],
             cut=facts["cut"],
             state=nothing,  # the writer's, which a reader never asks
-            files=[FileEntry.from_json(entry.encode()) for entry in facts["files"]],
+            files=[FileEntry.of(b"", bytes.fromhex(row)) for row in facts["files"]],
             key_hash=nothing,  # the tail comes decoded
             _tail=read_table(receive(source, 1 << 40)),
         )
