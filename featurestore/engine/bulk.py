@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.encoding.columns import worth_compiling
+from featurestore.encoding.columns import KeyColumn, worth_compiling
+from featurestore.engine.writer import Outcome, Put, apply
 from featurestore.errors import CorruptStore
 from featurestore.storage import journal, latest, native
 from featurestore.storage.latest import KEY_INLINE_BYTES_MAX
 
 if TYPE_CHECKING:
-    from featurestore.encoding.columns import KeyColumn, Records
+    from featurestore.encoding.columns import Records
     from featurestore.engine.file_order import Keys
+    from featurestore.engine.rows import Batch
     from featurestore.engine.writer import Commit
     from featurestore.storage.native import Native
 
@@ -154,3 +156,97 @@ def add_to_journal(
             stop - start, entry.data,
         )  # fmt: skip
         start = stop
+
+
+def put_each(commit: Commit, batch: Batch, records: Records) -> list[Outcome]:
+    """Put records one after the other; what :func:`featurestore.engine.writer.apply` does to one.
+
+    Parameters
+    ----------
+    commit : Commit
+        The transaction.
+    batch : Batch of n rows
+        Aimed at both stores; none of its keys is null.
+    records : Records
+        Its records; stamped in place.
+
+    Returns
+    -------
+    list of Outcome
+        Of each record, in the order of the rows.
+    """
+    group, keys = batch.plan.group, batch.keys
+    seam = commit.env.native_at(commit.txn) if worth_compiling(batch.rows) else None
+    if seam is None or not group.online or np.diff(keys.offsets).max() > KEY_INLINE_BYTES_MAX:
+        return _put_one_by_one(commit, batch, records)
+    from featurestore.kernels import latest as kernels
+
+    seqs, write_us, outcomes = (np.empty(batch.rows, np.int64) for _ in range(3))
+    expires_us = np.array(batch.expires_us(batch.event_us))
+    first_seq = commit.last_seq + 1
+    code = kernels.put_each(
+        seam.get,
+        seam.put,
+        seam.transaction(commit.txn),
+        seam.databases["latest"],
+        group.id,
+        keys.data,
+        keys.offsets,
+        keys.hashes(batch.key_hash),
+        keys.codes,
+        batch.event_us,
+        *records,
+        first_seq,
+        commit.write_time_us,
+        outcomes,
+        seqs,
+        write_us,
+        expires_us,
+    )
+    if code == kernels.CORRUPT:
+        raise CorruptStore("A latest record is cut short. Run `featurestore verify`.")
+    if code:
+        raise native.error(code)
+    commit.count_keys(group.id, int((outcomes == kernels.NEW).sum()))
+    kept = np.flatnonzero(outcomes != kernels.UNCHANGED)
+    commit.take(len(kept))
+    if group.offline and len(kept):
+        rows = KeyColumn(keys.codes[kept], keys.data, keys.offsets)
+        whole = records if len(kept) == batch.rows else records.take(kept)
+        add_to_journal(commit, group.id, first_seq, rows, whole)
+    words = {
+        kernels.MOVED: "moved",
+        kernels.LATE: "late",
+        kernels.UNCHANGED: "unchanged",
+        kernels.NEW: "moved",
+    }
+    named = map(words.__getitem__, outcomes.tolist())
+    return list(map(Outcome, seqs.tolist(), named, write_us.tolist(), expires_us.tolist()))
+
+
+def _put_one_by_one(commit: Commit, batch: Batch, records: Records) -> list[Outcome]:
+    group, keys = batch.plan.group, batch.keys
+    expires_us = batch.expires_us(batch.event_us).tolist()
+    puts = zip(
+        keys.codes.tolist(), batch.event_us.tolist(), expires_us, records.split(), strict=True
+    )
+    return [
+        apply(
+            commit,
+            Put(
+                group_id=group.id,
+                group_name=group.name,
+                online=group.online,
+                offline=group.offline,
+                hard=False,
+                lmdb_key=batch.plan.lmdb_key(keys.keys[code]),
+                key=keys.keys[code],
+                event_time_us=event_time_us,
+                expires_at_us=expires_at_us,
+                record=record,
+                asked=(),
+                refusal=None,
+            ),
+        )
+        for code, event_time_us, expires_at_us, record in puts
+    ]

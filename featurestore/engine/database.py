@@ -133,10 +133,16 @@ class Database:
         A ``relaxed`` store acknowledges before the commit, and then there are no outcomes yet.
         """
         work, needed = _work(puts, catalog_version, request)
-        if self.writer.relaxed and request is None:
-            self.writer.post(work, now_us, bytes_needed=needed)
-            return None, False
-        return self.writer.call(work, now_us, bytes_needed=needed)
+        if request is not None:
+            return self.writer.call(work, now_us, bytes_needed=needed)
+        return self.do(work, needed, now_us) or (None, False)
+
+    def do(self, work: Callable[[Commit], T], bytes_needed: int, now_us: int) -> T | None:
+        """Have the writer do something; None from a ``relaxed`` store, which acknowledges first."""
+        if self.writer.relaxed:
+            self.writer.post(work, now_us, bytes_needed=bytes_needed)
+            return None
+        return self.writer.call(work, now_us, bytes_needed=bytes_needed)
 
     def apply_async(
         self,

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from featurestore.schema import FeatureGroup
 
 BOTH_STORES = STORE_ONLINE | STORE_OFFLINE
+#: From so many records of one request on, it is worth looking whether they go by column.
+MANY = 512
 
 
 def prepare_put(

@@ -599,7 +599,12 @@ def apply_all(
 def _require_groups(commit: Commit, puts: Sequence[Put]) -> None:
     """Check that the groups are still there: the catalog moved since the records were checked."""
     for put in puts:
-        if not catalog.has_group(commit.env, commit.txn, put.group_id):
-            raise UnknownFeatureGroup(
-                f'Feature group "{put.group_name}" was deleted meanwhile. Nothing was stored.'
-            )
+        require_group(commit, put.group_id, put.group_name)
+
+
+def require_group(commit: Commit, group_id: int, name: str) -> None:
+    """Refuse to write into a group that was deleted since its records were checked."""
+    if not catalog.has_group(commit.env, commit.txn, group_id):
+        raise UnknownFeatureGroup(
+            f'Feature group "{name}" was deleted meanwhile. Nothing was stored.'
+        )

@@ -8,12 +8,13 @@ out and found again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import types
+from numba import njit, types
 
 from featurestore.kernels import BYTES_READ, INT64, INT64_READ, INT64_WRITE, kernel
+from featurestore.kernels.hashing import crc32_at
 from featurestore.kernels.lookup import (
     HEADER_BYTES,
     KEY_BYTES_MAX,
@@ -26,7 +27,9 @@ from featurestore.kernels.memory import (
     call_put,
     copy_bytes,
     load_i64,
+    load_u32,
     store_big_endian,
+    store_i32,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +41,25 @@ if TYPE_CHECKING:
 #: What is returned for a record too short to be one; every code of LMDB's is another number.
 CORRUPT = 1 << 30
 NEVER_US = int(np.iinfo(np.int64).min)
+BYTES_OUT = types.uint8[::1]
+#: What becomes of a record that is put.
+MOVED, LATE, UNCHANGED, NEW = range(4)
+
+
+@njit
+def _same_payload(current: Any, current_bytes: Any, record: Any) -> bool:
+    """Tell whether two records differ in nothing but seq, write time and checksum."""
+    length = np.int64(load_u32(record + 4))
+    if np.int64(load_u32(current + 4)) != length or current_bytes < length:
+        return False
+    if load_i64(current + 8) != load_i64(record + 8):
+        return False
+    if load_i64(current + 24) != load_i64(record + 24):
+        return False
+    at = np.int64(40)
+    while at < length and load_i64(current + at) == load_i64(record + at):
+        at += 8
+    return bool(at >= length)
 
 
 @kernel(
@@ -113,8 +135,107 @@ def move_latest(
 
 
 @kernel(
+    INT64, INT64, INT64, INT64, INT64, BYTES_READ, INT64_READ, INT64_READ, INT64_READ, INT64_READ,
+    BYTES_OUT, INT64_READ, INT64, INT64, INT64_WRITE, INT64_WRITE, INT64_WRITE, INT64_WRITE,
+    returns=types.int64,
+)  # fmt: skip
+def put_each(
+    get: int,
+    put: int,
+    txn: int,
+    database: int,
+    group_id: int,
+    keys: Bytes,
+    key_offsets: Int64s,
+    hashes: Int64s,
+    codes: Int64s,
+    event_time_us: Int64s,
+    records: Bytes,
+    record_offsets: Int64s,
+    first_seq: int,
+    write_time_us: int,
+    outcomes: Int64s,
+    seqs: Int64s,
+    write_us: Int64s,
+    expires_us: Int64s,
+) -> int:
+    """Put records one after the other, as ``writer.apply`` does: stamp each, move what is newer.
+
+    Parameters
+    ----------
+    get, put, txn, database, group_id, keys, key_offsets, hashes
+        As of :func:`move_latest`, but keys in any order.
+    codes : int64[n]
+        Key of each record.
+    event_time_us : int64[n]
+        Of the records.
+    records, record_offsets : uint8[], int64[n + 1]
+        Records end to end; changed in place.
+    first_seq, write_time_us : int
+        What they are stamped with; a record that changes nothing takes no seq.
+    outcomes : int64[n]
+        Filled: `MOVED`, `LATE`, `UNCHANGED`; and `NEW` where the key had no record.
+    seqs, write_us, expires_us : int64[n]
+        Filled, the last only where nothing changed: what the current record has.
+
+    Returns
+    -------
+    int
+        0, or LMDB's code, or `CORRUPT`; then the transaction must be abandoned.
+    """
+    wanted = np.empty(KEY_BYTES_MAX, np.uint8)
+    vals = np.empty(4, np.int64)  # as above
+    seq = first_seq
+    for j in range(4):
+        wanted[j] = (group_id >> (24 - 8 * j)) & 0xFF
+    for i in range(len(codes)):
+        key, size = key_offsets[codes[i]], key_offsets[codes[i] + 1] - key_offsets[codes[i]]
+        wanted_at, key_val = wanted.ctypes.data, vals.ctypes.data
+        value_val = key_val + 16
+        record, record_bytes = record_offsets[i], record_offsets[i + 1] - record_offsets[i]
+        record_at = records.ctypes.data + record
+        store_big_endian(wanted_at + 4, np.uint64(hashes[codes[i]]) ^ SIGN)
+        copy_bytes(wanted_at + PREFIX_BYTES, keys.ctypes.data + key, size)
+        vals[0] = PREFIX_BYTES + size
+        vals[1] = wanted_at
+        outcomes[i] = MOVED
+        code = call_get(get, txn, database, key_val, value_val)
+        if code == NOT_FOUND:
+            outcomes[i] = NEW
+        elif code != 0:
+            return int(code)
+        elif vals[2] < HEADER_BYTES:
+            return CORRUPT
+        else:
+            current = vals[3]
+            now_us = load_i64(current + 24)
+            if event_time_us[i] < now_us:
+                outcomes[i] = LATE
+            elif event_time_us[i] == now_us and _same_payload(current, vals[2], record_at):
+                outcomes[i] = UNCHANGED
+                seqs[i] = load_i64(current + 16)
+                write_us[i] = load_i64(current + 32)
+                expires_us[i] = load_i64(current + 40)
+                continue
+        seqs[i], write_us[i] = seq, write_time_us
+        for byte in range(8):
+            records[record + 16 + byte] = (seq >> (8 * byte)) & 0xFF
+            records[record + 32 + byte] = (write_time_us >> (8 * byte)) & 0xFF
+        crc = crc32_at(np.uint32(0), wanted_at + PREFIX_BYTES, size)
+        store_i32(record_at, np.int64(crc32_at(crc, record_at + 4, record_bytes - 4)))
+        seq += 1
+        if outcomes[i] != LATE:
+            vals[2] = record_bytes
+            vals[3] = record_at
+            code = call_put(put, txn, database, key_val, value_val)
+            if code != 0:
+                return int(code)
+    return 0
+
+
+@kernel(
     BYTES_READ, INT64_READ, INT64_READ, BYTES_READ, INT64_READ, INT64, INT64, INT64,
-    types.uint8[::1], returns=types.int64,
+    BYTES_OUT, returns=types.int64,
 )  # fmt: skip
 def journal_bytes(
     keys: Bytes,
