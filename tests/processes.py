@@ -1,4 +1,4 @@
-"""What the processes of ``test_processes.py`` do; each is ``python -m tests.processes ROLE ...``.
+"""What the processes of ``test_processes.py`` and of the survival campaigns do.
 
 Several processes share nothing but the store's directory, and a folder of logs outside of it.  A
 writer notes what it is about to send and what was acknowledged, each note one ``write`` to a file
@@ -7,7 +7,9 @@ opened for appending: a kill loses no note that was made, and leaves at most one
 ==========  ====================================================================================
 ``write``   single puts, writes of two groups, deletes, and tables that are committed in slices of
             a staged file; every record carries a token used once in the world.  Now and then a
-            put into ``fleeting``, which may be gone at that moment.
+            put into ``fleeting``, which may be gone at that moment.  The heir of a killed writer
+            first sends again what that one left open, under the same request id.
+``load``    tables of hundreds of rows, each a staged file and many slices
 ``read``    one key after the other, both groups at once by SQL, and joins: what it sees never
             goes back, and never shows half of a write
 ``tidy``    flush and compact, over and over, beside the upkeep that runs in all of them; delete
@@ -28,17 +30,22 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import featurestore as fs
 from featurestore.engine import cleaner, compactor, staging, upkeep
 from featurestore.engine import ingest as engine_ingest
 from featurestore.storage import parquet
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 KEYS = 20
 PAIRED = KEYS
 """The key of all pairs: in both groups its records are the halves of the same writes."""
 GROUPS = ("left", "right")
+LASTING = {"put", "pair", "table", "delete"}
+"""The ways of writing to them; a group that comes and goes keeps nothing that could be lost."""
 START = datetime(2013, 1, 1, tzinfo=UTC)
 SIZES: list[tuple[Any, str, float]] = [
     (engine_ingest, "JOURNAL_ROWS_MAX", 2),
@@ -57,6 +64,19 @@ SIZES: list[tuple[Any, str, float]] = [
 upkeep, in every process that writes, has always something to do."""
 
 
+@contextlib.contextmanager
+def small() -> Iterator[None]:
+    """Make few rows many, in this process, for the length of the block."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in SIZES]
+    for module, name, size in SIZES:
+        setattr(module, name, size)
+    try:
+        yield
+    finally:
+        for module, name, size in before:
+            setattr(module, name, size)
+
+
 def create_group(store: fs.FeatureStore, name: str) -> None:
     """Create one of the groups."""
     store.create_feature_group(
@@ -67,9 +87,9 @@ def create_group(store: fs.FeatureStore, name: str) -> None:
     )
 
 
-def create(path: Path) -> None:
+def create(path: Path, durability: str | None = None) -> None:
     """Make the store with its groups."""
-    with fs.open(path) as store:
+    with fs.open(path, durability=durability, upkeep=False) as store:
         for name in (*GROUPS, "fleeting"):
             create_group(store, name)
 
@@ -86,8 +106,16 @@ class Log:
 
 
 def notes(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a log."""
+    """Read the lines of a log; nothing of one whose process died before it had any."""
+    if not path.exists():
+        return []
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def left_open(path: Path | None) -> dict[str, Any] | None:
+    """Return the request that a dead writer had sent and heard nothing of, if there is one."""
+    last = notes(path)[-1:] if path is not None else []
+    return last[0] if last and last[0].get("way") in LASTING and "sent" in last[0] else None
 
 
 def record(k: int, seconds: int, token: int, *, pair: bool = False) -> dict[str, Any]:
@@ -113,36 +141,52 @@ def write(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None
             sent = [(PAIRED, sent[0][1], t) for t in tokens]
         request = f"{number}/{token}"
         log.note(sent=tokens, way=way, group=group, records=sent, request=request)
-        records = [record(*values, pair=way == "pair") for values in sent]
         with contextlib.suppress(fs.UnknownFeatureGroup):  # of `fleeting`
-            seqs = _sent(store, way, group, records, request)
-            log.note(acknowledged=tokens, way=way, seqs=seqs)
+            send(store, log, way, group, sent, request)
 
 
-def _sent(
-    store: fs.FeatureStore, way: str, group: str, records: list[dict[str, Any]], request: str
-) -> list[int]:
-    """Send one request, again while the store is busy; returns seqs, none for a table."""
+def load(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None:
+    """Ingest large tables until it is time, each in many slices."""
+    chance = random.Random(number)
+    token = number * 10**9
+    while time.monotonic() < stop_at:
+        tokens = list(range(token, token + chance.randrange(20, 300)))
+        token += len(tokens)
+        group, request = chance.choice(GROUPS), f"{number}/{token}"
+        sent = [(chance.randrange(KEYS), chance.randrange(1000), t) for t in tokens]
+        log.note(sent=tokens, way="table", group=group, records=sent, request=request)
+        send(store, log, "table", group, sent, request)
+
+
+def send(
+    store: fs.FeatureStore, log: Log, way: str, group: str, sent: list[Any], request: str
+) -> None:
+    """Send one request, again while it is to be sent again, and note the acknowledgement."""
+    records = [record(*values, pair=way == "pair") for values in sent]
     while True:
         try:
-            return _send(store, way, group, records, request)
-        except fs.StoreBusy:
+            results = _send(store, way, group, records, request)
+        except fs.Unavailable:
             continue
+        seqs, outcomes = [r.seq for r in results], [r.outcome for r in results]
+        tokens = [token for _, _, token in sent]
+        log.note(acknowledged=tokens, way=way, seqs=seqs, outcomes=outcomes)
+        return
 
 
 def _send(
     store: fs.FeatureStore, way: str, group: str, records: list[dict[str, Any]], request: str
-) -> list[int]:
+) -> list[fs.PutResult]:
     if way == "table":
         store.ingest(group, records, id=request)
         return []
     if way == "pair":
         both = list(zip(GROUPS, records, strict=True))
-        return [result.seq for result in store.write(both, request_id=request)]
+        return store.write(both, request_id=request)
     [one] = records
     if way == "delete":
-        return [store.delete_record(group, one["k"], event_time=one["t"], request_id=request).seq]
-    return [store.put_record(group, one, request_id=request).seq]
+        return [store.delete_record(group, one["k"], event_time=one["t"], request_id=request)]
+    return [store.put_record(group, one, request_id=request)]
 
 
 def read(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None:
@@ -233,19 +277,25 @@ def tidy(store: fs.FeatureStore, log: Log, number: int, stop_at: float) -> None:
     log.note(rounds=rounds)
 
 
-ROLES = {"write": write, "read": read, "tidy": tidy}
+ROLES = {"write": write, "load": load, "read": read, "tidy": tidy}
 
 
-def main() -> None:
-    """Play one role: ``ROLE NUMBER STORE LOG SECONDS``."""
-    role, number, path, log, seconds = sys.argv[1:]
+def play(
+    role: str, number: int, path: Path, log: Path, seconds: float, heir_of: Path | None = None
+) -> None:
+    """Play one role, after what a dead one left to be finished."""
     for module, name, size in SIZES:
         setattr(module, name, size)
-    off_us = (int(number) % 5 - 2) * 3_000_000
-    notebook = Log(Path(log))
+    off_us = (number % 5 - 2) * 3_000_000
+    notebook = Log(log)
+    stop_at = time.monotonic() + seconds
     with fs.open(path, clock=lambda: time.time_ns() // 1000 + off_us) as store:
-        ROLES[role](store, notebook, int(number), time.monotonic() + float(seconds))
+        request = left_open(heir_of)
+        if request is not None:
+            asked = (request[what] for what in ("way", "group", "records", "request"))
+            send(store, notebook, *asked)
+        ROLES[role](store, notebook, number, stop_at)
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # ROLE NUMBER STORE LOG SECONDS
+    play(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), float(sys.argv[5]))

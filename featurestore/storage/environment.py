@@ -46,6 +46,7 @@ from featurestore.errors import (
     ReadOnlyStore,
     StoreClosed,
     StoreFull,
+    Unavailable,
 )
 from featurestore.storage import files, seam
 from featurestore.storage.rows import seal, unseal
@@ -137,7 +138,8 @@ class Environment:
             "lib_version": 0,
         }
         try:
-            return seam.call("open_engine", self.folder, lmdb.open, str(self.folder), **options)
+            with files.translated(self.folder):
+                return seam.call("open_engine", self.folder, lmdb.open, str(self.folder), **options)
         except lmdb.Error as error:
             if self.read_only and _errno(error) in _NOT_ALLOWED:
                 # Read-only media: nobody can write, so no reader needs a slot in the lock file.
@@ -319,33 +321,51 @@ class Environment:
 
     def copy(self, folder: Path) -> None:
         """Write a consistent, compacted copy into an existing folder."""
-        seam.call("copy_engine", folder, self._lmdb.copy, str(folder), compact=True)
+        try:
+            with files.translated(folder):
+                seam.call("copy_engine", folder, self._lmdb.copy, str(folder), compact=True)
+        except lmdb.Error as error:
+            raise self.translate(error) from error
 
     # ── errors ───────────────────────────────────────────────────────────────────────────────
 
     def translate(self, error: lmdb.Error) -> Exception:
         """Return what an error of LMDB means to a user."""
         path, code = self.folder.parent, _errno(error)
+        return (
+            self._not_this_handle(error, path)
+            or self._no_room(error, path, code)
+            or self._cannot_open(error, path, code)
+            or CorruptStore(f"LMDB reports a fault in {path}: {error}. Run `featurestore verify`.")
+        )
+
+    @staticmethod
+    def _not_this_handle(error: lmdb.Error, path: Path) -> Exception | None:
         if "already open" in str(error):
             return StoreClosed(_FORKED)
         if "closed/deleted/dropped" in str(error):
             return StoreClosed(f"{path} was closed meanwhile. Open it again.")
+        if isinstance(error, lmdb.PanicError):
+            return StoreClosed(
+                f"An I/O error while committing to {path} has ended this handle: what the disk "
+                "holds is not known here. Close it, and open the store again."
+            )
+        return None
+
+    def _no_room(self, error: lmdb.Error, path: Path, code: int | None) -> Exception | None:
         if isinstance(error, lmdb.MapFullError):
             return StoreFull(f"The LMDB map of {path} is full. Nothing of this request was stored.")
         if isinstance(error, lmdb.ReadersFullError):
             return StoreFull(f"All {MAX_READERS} reader slots of {path} are taken. Close readers.")
         if code in _NO_ROOM or (code == errno.EIO and self._disk_is_full()):
             return StoreFull(f"The disk that holds {path} is full. Free some space and try again.")
-        return self._cannot_open(error, path, code) or CorruptStore(
-            f"LMDB reports a fault in {path}: {error}. Run `featurestore verify`."
-        )
+        return None
 
     @staticmethod
     def _cannot_open(error: lmdb.Error, path: Path, code: int | None) -> Exception | None:
-        if isinstance(error, lmdb.PanicError):
-            return StoreClosed(
-                f"An I/O error while committing to {path} has ended this handle: what the disk "
-                "holds is not known here. Close it, and open the store again."
+        if code == errno.EIO:
+            return Unavailable(
+                f"The disk that holds {path} failed: {error}. Look after the disk, and try again."
             )
         if isinstance(error, lmdb.ReadonlyError) or code in _NOT_ALLOWED:
             return ReadOnlyStore(

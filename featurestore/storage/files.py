@@ -24,7 +24,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurestore.errors import ReadOnlyStore, StoreFull
+from featurestore.errors import FeatureStoreError, ReadOnlyStore, StoreFull, Unavailable
 from featurestore.storage import seam
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DISK_RESERVE_BYTES = 16 * 1024 * 1024
 
 _READ_CHUNK_BYTES = 1 << 20
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 @contextlib.contextmanager
@@ -52,7 +53,22 @@ def translated(path: str | Path) -> Iterator[None]:
                 f"{path} cannot be written ({error.strerror}). "
                 "Open the store with read_only=True, or give this user write access."
             ) from error
+        if error.errno in NO_DESCRIPTOR:
+            raise Unavailable(no_descriptor(path, error)) from error
+        if error.errno == errno.EIO:
+            raise Unavailable(
+                f"The disk failed at {path} ({error.strerror}). Nothing of this request was "
+                "stored; look after the disk, and send it again."
+            ) from error
         raise
+
+
+def no_descriptor(path: str | Path, error: OSError) -> str:
+    """Return what to do when a file cannot be opened for want of a descriptor."""
+    return (
+        f"{path} cannot be opened: this process has no file descriptor left ({error.strerror}). "
+        "Close some files, or raise the limit (ulimit -n), and try again."
+    )
 
 
 def sync_folder(path: Path) -> None:
@@ -130,7 +146,7 @@ def publish_folder(temporary: Path, final: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file if it is there.  Not synced: a name that comes back is an orphan again."""
-    with contextlib.suppress(FileNotFoundError):
+    with translated(path), contextlib.suppress(FileNotFoundError):
         seam.call("unlink", path, os.unlink, path)
 
 
@@ -141,7 +157,8 @@ def remove_folder(path: Path) -> None:
 
 def listing(folder: Path, pattern: str) -> list[Path]:
     """Return the paths below a folder that match a pattern."""
-    return list(seam.call("list", folder, folder.glob, pattern))
+    with translated(folder):
+        return list(seam.call("list", folder, folder.glob, pattern))
 
 
 def content(path: Path) -> bytes:
@@ -151,8 +168,15 @@ def content(path: Path) -> bytes:
 
 def identity(path: Path) -> tuple[int, int]:
     """Return what tells a file or folder from every other: its device and inode."""
-    found = seam.call("stat", path, path.stat)
+    with translated(path):
+        found = seam.call("stat", path, path.stat)
     return found.st_dev, found.st_ino
+
+
+def size(path: Path) -> int:
+    """Return how many bytes a file has."""
+    with translated(path):
+        return seam.call("stat", path, path.stat).st_size
 
 
 def digest(path: Path) -> str:
@@ -161,7 +185,7 @@ def digest(path: Path) -> str:
     Most processors have instructions for it: 1.6 GB/s, where BLAKE2b gets to half of that.
     """
     hasher = hashlib.sha256()
-    with seam.call("open", path, path.open, "rb") as file:
+    with translated(path), seam.call("open", path, path.open, "rb") as file:
         while chunk := seam.call("read", path, file.read, _READ_CHUNK_BYTES):
             hasher.update(chunk)
     return hasher.hexdigest()[:32]
@@ -175,7 +199,8 @@ def require_room(path: Path, bytes_needed: int) -> None:
     StoreFull
         Fewer than ``bytes_needed`` plus the reserve are free.
     """
-    disk = seam.call("statvfs", path, os.statvfs, path)
+    with translated(path):
+        disk = seam.call("statvfs", path, os.statvfs, path)
     free = disk.f_bavail * disk.f_frsize
     # A small disk (a test's tmpfs, a container volume) keeps a tenth rather than the whole reserve.
     reserve = min(DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 10)
@@ -242,7 +267,7 @@ class FileLock:
             try:
                 if unlink:
                     # A name that stays stands for nothing, and is removed by whoever finds it.
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(FeatureStoreError, OSError):
                         remove(self.path)
             finally:
                 self.close()

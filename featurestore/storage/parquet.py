@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from featurestore.arrays import one_chunk
 from featurestore.encoding.columns import encode_keys, history_schema
-from featurestore.errors import CorruptStore
+from featurestore.errors import CorruptStore, FeatureStoreError, Unavailable
 from featurestore.storage import files, layout, seam
 from featurestore.storage.manifest import FileEntry
 from featurestore.storage.pages import raw_page
@@ -88,7 +88,8 @@ def write_row_groups(
         try:
             seam.call("parquet", temporary, _write_pieces, temporary, pieces, group)
         except BaseException:
-            with contextlib.suppress(OSError):  # the cleaner knows whose it was
+            # What cannot be removed now is left to the cleaner.
+            with contextlib.suppress(FeatureStoreError, OSError):
                 files.remove(temporary)
             raise
     files.publish(temporary, final)
@@ -155,7 +156,7 @@ def entry_of(
         group_id=group.id,
         file_id=file_id,
         kind=kind,
-        size_bytes=seam.call("stat", path, path.stat).st_size,
+        size_bytes=files.size(path),
         digest=files.digest(path),
         schema_version=group.version,
         **fields,
@@ -428,6 +429,8 @@ def _reading(entry: FileEntry) -> Iterator[None]:
             "and run `featurestore verify`."
         ) from error
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno in files.NO_DESCRIPTOR:
+            raise Unavailable(files.no_descriptor(entry.path, error)) from error
         raise CorruptStore(
             f"{entry.path} is damaged ({error}). Restore it from a backup, and run "
             "`featurestore verify`."

@@ -102,7 +102,7 @@ class _FileCheck:
         if not path.exists():
             self._fault("missing", "it is listed in the manifest but not there.")
             return False
-        size = seam.call("stat", path, path.stat).st_size
+        size = files.size(path)
         if size != entry.size_bytes:
             self._fault("size", f"it has {size:,} bytes; the manifest says {entry.size_bytes:,}.")
             return False
