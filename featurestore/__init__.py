@@ -57,6 +57,7 @@ from featurestore.errors import (
     NotInstalled,
     OutcomeUnknown,
     ReadOnlyStore,
+    RecordErased,
     RecordNotFound,
     RequestMismatch,
     SchemaMismatch,
@@ -77,9 +78,9 @@ from featurestore.errors import (
 from featurestore.feature_view import FeatureLookup, FeatureView
 from featurestore.record import Status
 from featurestore.remote import RemoteStore, connect
-from featurestore.results import IngestResult, PutResult, RecordResult
+from featurestore.results import ErasureReceipt, IngestResult, PutResult, RecordResult
 from featurestore.schema import Feature, FeatureGroup
-from featurestore.store import FeatureStore, Scan, open  # noqa: A004  fs.open is the verb
+from featurestore.store import FeatureStore, Scan, open, restore  # noqa: A004  fs.open is the verb
 
 __all__ = [
     "AccessDenied",
@@ -88,6 +89,7 @@ __all__ = [
     "ConsumerDropped",
     "ConsumerExists",
     "CorruptStore",
+    "ErasureReceipt",
     "Feature",
     "FeatureGroup",
     "FeatureGroupExists",
@@ -109,6 +111,7 @@ __all__ = [
     "OutcomeUnknown",
     "PutResult",
     "ReadOnlyStore",
+    "RecordErased",
     "RecordNotFound",
     "RecordResult",
     "RemoteStore",
@@ -131,4 +134,5 @@ __all__ = [
     "Unreachable",
     "connect",
     "open",
+    "restore",
 ]

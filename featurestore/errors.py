@@ -10,7 +10,8 @@
     │   ├── SchemaMismatch            ├── ColumnClash            ├── InvalidQuery
     │   ├── StaleDelete               ├── RequestMismatch        ├── UnknownConsumer
     │   ├── ConsumerExists            ├── ConsumerDropped        ├── RecordNotFound
-    │   ├── StaleUpdate               ├── TooLarge               └── UnknownModel
+    │   ├── StaleUpdate               ├── TooLarge               ├── UnknownModel
+    │   └── RecordErased
     ├── Unavailable               try again
     │   ├── StoreBusy                 ├── OutcomeUnknown         └── Unreachable
     ├── AccessDenied              use another API key, or ask for a role
@@ -139,6 +140,10 @@ class ConsumerDropped(InvalidInput):
 
 class UnknownModel(InvalidInput):
     """No model, or no version of it, of that name."""
+
+
+class RecordErased(InvalidInput):
+    """The request wrote a record that has been erased since; it is not written again."""
 
 
 class TooLarge(InvalidInput):

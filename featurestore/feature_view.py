@@ -32,6 +32,7 @@ from typing import Any
 
 from featurestore.errors import (
     ColumnClash,
+    CorruptStore,
     InvalidInput,
     UnknownFeature,
     UnknownFeatureGroup,
@@ -299,7 +300,7 @@ class FeatureView:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> FeatureView:
-        """Return the view that :meth:`to_json` wrote.
+        """Return the view that :meth:`to_json` wrote; raise ``CorruptStore`` otherwise.
 
         Examples
         --------
@@ -307,8 +308,11 @@ class FeatureView:
         >>> FeatureView.from_json(view.to_json()) == view
         True
         """
-        lookups = tuple(FeatureLookup.from_json(lookup) for lookup in row["lookups"])
-        return cls(**{**row, "lookups": lookups})
+        try:
+            lookups = tuple(FeatureLookup.from_json(lookup) for lookup in row["lookups"])
+            return cls(**{**row, "lookups": lookups})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptStore(f"a feature view's definition is damaged: {error!r}") from error
 
 
 Reference = str | FeatureLookup | FeatureView

@@ -42,7 +42,7 @@ from featurestore.errors import (
 from featurestore.event_time import duration_us, format_duration, format_us, to_us
 from featurestore.feature_view import FeatureView, expand, result_columns
 from featurestore.results import IngestResult, PutResult
-from featurestore.schema import FeatureGroup, define
+from featurestore.schema import FeatureGroup, checked_retention_us, define
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,6 +189,7 @@ class RemoteStore:
         exist_ok: bool = False,
         ttl: str | timedelta | None = None,
         max_future: str | timedelta | None = "1d",
+        retention: str | timedelta | None = None,
         online: bool = True,
         offline: bool = True,
         feature_descriptions: Mapping[str, str] | None = None,
@@ -204,6 +205,7 @@ class RemoteStore:
             id=0,
             ttl=ttl,
             max_future=max_future,
+            retention=retention,
             online=online,
             offline=offline,
             description=description,
@@ -220,6 +222,7 @@ class RemoteStore:
             "exist_ok": exist_ok,
             "ttl": _duration(wanted.ttl_us),
             "max_future": _duration(wanted.max_future_us),
+            "retention": _duration(wanted.retention_us),
             "online": online,
             "offline": offline,
             "feature_descriptions": {f.name: f.description for f in wanted.features},
@@ -251,6 +254,7 @@ class RemoteStore:
         feature_tags: Mapping[str, Mapping[str, str]] | None = None,
         ttl: str | timedelta | None = _KEEP,
         max_future: str | timedelta | None = _KEEP,
+        retention: str | timedelta | None = _KEEP,
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> FeatureGroup:
@@ -271,6 +275,8 @@ class RemoteStore:
                 if max_future is None
                 else _duration(duration_us(max_future, what="max_future"))
             )
+        if retention is not _KEEP:
+            changes["retention"] = _duration(checked_retention_us(retention))
         if description is not None:
             changes["description"] = description
         if tags is not None:

@@ -87,6 +87,60 @@ class IngestResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasureReceipt:
+    """What an erasure has done; the store keeps what ``verify`` needs to check it.
+
+    Attributes
+    ----------
+    group : str
+        The feature group.
+    seq : int
+        Its place in the order of commits: what was written before it is gone.
+    at : datetime
+        When.
+    key_hash, key_digest : int, str
+        By what the key can be recognised, by who has the store and the key.
+    online : bool
+        Whether there was an online record.
+    records : int
+        Records taken out of history, journal and files.
+    files : int
+        Files written again without them.
+    requests : int
+        Stored results of requests that were blanked.
+    waiting : tuple of str
+        Old files that some reader has pinned; they are deleted when it is done.  Erase the same
+        key again to see whether any are left.
+    traces : int
+        Places of the engine's file where the bytes of the key can still be found: freed pages, and
+        gaps, not used again yet.  A backup has none of them.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> ErasureReceipt("planes", 7, datetime(2024, 1, 1, tzinfo=UTC), 5, "ab", True, 3, 1, 0).clean
+    True
+    """
+
+    group: str
+    seq: int
+    at: datetime
+    key_hash: int
+    key_digest: str
+    online: bool
+    records: int
+    files: int
+    requests: int
+    waiting: tuple[str, ...] = ()
+    traces: int = 0
+
+    @property
+    def clean(self) -> bool:
+        """Whether no old bytes are left at all."""
+        return not self.waiting and not self.traces
+
+
+@dataclass(frozen=True, slots=True)
 class RecordResult:
     """A record with what is known about it.
 

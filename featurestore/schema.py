@@ -190,6 +190,8 @@ class FeatureGroup:
         How long a record lives after its event time; None for ever.  Holds for later writes.
     max_future_us : int or None
         How far ahead of the clock an event time may be; None for any distance.
+    retention_us : int or None
+        How far back history reaches; None for all of it.
     online, offline : bool
         Which stores keep it.
     description : str
@@ -220,6 +222,7 @@ class FeatureGroup:
     version: int = 1
     ttl_us: int | None = None
     max_future_us: int | None = DAY_US
+    retention_us: int | None = None
     online: bool = True
     offline: bool = True
     description: str = ""
@@ -396,6 +399,7 @@ _SCALAR_FIELDS = (
     "version",
     "ttl_us",
     "max_future_us",
+    "retention_us",
     "online",
     "offline",
     "description",
@@ -416,6 +420,7 @@ def define(
     id: int,  # noqa: A002  (the word for it everywhere)
     ttl: str | timedelta | None = None,
     max_future: str | timedelta | None = "1d",
+    retention: str | timedelta | None = None,
     online: bool = True,
     offline: bool = True,
     description: str = "",
@@ -440,7 +445,7 @@ def define(
         C interface.  A table with the same columns, instead of `features`.
     id : int
         Number of the group in its store.
-    ttl, max_future : str or timedelta, optional
+    ttl, max_future, retention : str or timedelta, optional
         See :class:`FeatureGroup`; as ``"2h"`` or a timedelta.
     online, offline, description, tags, created_at_us, properties
         See :class:`FeatureGroup`.
@@ -471,6 +476,7 @@ def define(
         features=_numbered(dtypes, feature_descriptions, first_id=1, since=1),
         ttl_us=_checked_ttl_us(ttl),
         max_future_us=None if max_future is None else duration_us(max_future, what="max_future"),
+        retention_us=checked_retention_us(retention),
         online=online,
         offline=offline,
         description=_text(description, "description"),
@@ -652,6 +658,16 @@ def _checked_ttl_us(ttl: str | timedelta | None) -> int | None:
     return ttl_us
 
 
+def checked_retention_us(retention: str | timedelta | None) -> int | None:
+    """Return a retention in microseconds; None for all history."""
+    if retention is None:
+        return None
+    retention_us = duration_us(retention, what="retention")
+    if retention_us == 0:
+        raise InvalidInput("retention: zero would keep no history; None keeps all of it")
+    return retention_us
+
+
 def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     given = {} if tags is None else tags
     if not isinstance(given, Mapping):
@@ -705,6 +721,9 @@ def _settings(group: FeatureGroup) -> dict[str, str]:
         "ttl": "unlimited" if group.ttl_us is None else format_duration(group.ttl_us),
         "max_future": (
             "unlimited" if group.max_future_us is None else format_duration(group.max_future_us)
+        ),
+        "retention": (
+            "unlimited" if group.retention_us is None else format_duration(group.retention_us)
         ),
         "online": str(group.online),
         "offline": str(group.offline),

@@ -23,8 +23,8 @@ from featurestore.errors import InvalidInput, ReadOnlyStore, StoreClosed
 from featurestore.event_time import NO_EXPIRY, duration_us, system_clock, to_datetime, to_us
 from featurestore.feature_view import FeatureView, expand
 from featurestore.record import STORE_OFFLINE, STORE_ONLINE
-from featurestore.results import IngestResult, PutResult, RecordResult
-from featurestore.schema import FeatureGroup, define
+from featurestore.results import ErasureReceipt, IngestResult, PutResult, RecordResult
+from featurestore.schema import FeatureGroup, checked_retention_us, define
 from featurestore.storage import commits, consumers, requests
 
 if TYPE_CHECKING:
@@ -112,6 +112,59 @@ def open(  # noqa: A001  the verb of every store
     )
 
 
+def restore(
+    backup: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    clock: Callable[[], int | datetime] | None = None,
+) -> int:
+    """Make a store of a backup, in a new directory; returns the number of its history files.
+
+    Every byte is held to its digest first.  The store is a new *incarnation* of the old one: its
+    seqs go on behind a gap, so tokens of what the old one did after the backup are refused, and its
+    consumers are told to begin anew (``ConsumerDropped``).
+
+    Parameters
+    ----------
+    backup : path
+        Made by :meth:`FeatureStore.backup`; it stays as it is.
+    path : path
+        The directory of the store, new or empty.
+    clock : callable, optional
+        As of :func:`open`.
+
+    Raises
+    ------
+    InvalidInput
+        No backup, one that was not finished, or a directory that is not empty.
+    CorruptStore
+        A file of the backup is damaged; the message names it.
+
+    Examples
+    --------
+    >>> import tempfile, featurestore as fs
+    >>> folder = tempfile.mkdtemp()
+    >>> with fs.open(f"{folder}/store") as store:
+    ...     store.backup(f"{folder}/copy")
+    0
+    >>> fs.restore(f"{folder}/copy", f"{folder}/again")
+    0
+    >>> with fs.open(f"{folder}/again") as store:
+    ...     store.verify()
+    []
+    """
+    from featurestore.engine import backup as engine
+    from featurestore.storage import seam
+
+    now = (clock or system_clock)()
+    return engine.restore(
+        Path(backup).expanduser().absolute(),
+        Path(path).expanduser().absolute(),
+        seam.random_bytes(16).hex(),
+        now if isinstance(now, int) else to_us(now, what="the clock"),
+    )
+
+
 class FeatureStore:
     """An open feature store; made by :func:`featurestore.open`.  A context manager.
 
@@ -196,6 +249,7 @@ class FeatureStore:
         exist_ok: bool = False,
         ttl: str | timedelta | None = None,
         max_future: str | timedelta | None = "1d",
+        retention: str | timedelta | None = None,
         online: bool = True,
         offline: bool = True,
         feature_descriptions: Mapping[str, str] | None = None,
@@ -220,6 +274,11 @@ class FeatureStore:
             Records live this long after their event time.
         max_future : str, timedelta or None
             How far ahead of the clock an event time may be; None for any distance.
+        retention : str, timedelta or None
+            How far back history reaches, as ``"90d"``; None, the default, for all of it.  Older
+            versions are dropped by compaction, asked for or in the background, but the newest of
+            each key: whatever is asked about moments within the retention is answered as if all
+            were there.  What a consumer has not acknowledged stays.
         online, offline : bool
             Which stores the group has.
         description, tags, feature_descriptions
@@ -238,6 +297,7 @@ class FeatureStore:
             id=0,
             ttl=ttl,
             max_future=max_future,
+            retention=retention,
             online=online,
             offline=offline,
             description=description,
@@ -282,14 +342,15 @@ class FeatureStore:
         feature_tags: Mapping[str, Mapping[str, str]] | None = None,
         ttl: str | timedelta | None = _KEEP,
         max_future: str | timedelta | None = _KEEP,
+        retention: str | timedelta | None = _KEEP,
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> FeatureGroup:
         """Add features, or change settings for later writes.
 
         Features are only ever added; in records written before they are null.  A changed TTL
-        holds for later writes.  Descriptions and tags of features, new ones and old, replace
-        those they had.
+        holds for later writes, a changed retention from the next compaction on.  Descriptions and
+        tags of features, new ones and old, replace those they had.
         """
         changes: dict[str, Any] = {}
         if ttl is not _KEEP:
@@ -298,6 +359,8 @@ class FeatureStore:
             changes["max_future_us"] = (
                 None if max_future is None else duration_us(max_future, what="max_future")
             )
+        if retention is not _KEEP:
+            changes["retention_us"] = checked_retention_us(retention)
         if description is not None:
             changes["description"] = description
         if tags is not None:
@@ -1019,11 +1082,57 @@ class FeatureStore:
 
         return compactor.compact(self._writable, self._some_groups(name), self._now_us(), progress)
 
-    def verify(self) -> list[Fault]:
-        """Check the whole store against itself; returns the faults, none when it is sound."""
+    def erase(self, name: str, key: Any) -> ErasureReceipt:
+        """Erase a key with all its records, past and present; there is no way back.
+
+        Online record, journal, files and stored results of requests: all of it goes.  Only files
+        that hold the key are written again, the old ones are deleted.  Work in flight
+        cannot undo it: a flush, a compaction or an ingest that had read the key before is dropped
+        or goes on without it, and a retry of a request that wrote it is refused.  What is written
+        afterwards is new data.
+
+        LMDB's file may hold old bytes in freed pages until they are used again; the receipt counts
+        them.  A backup never does: where the law is strict, erase, back up and restore.
+
+        A reader at work keeps an old file until it is done: the receipt lists it in ``waiting``.
+        Backups made before still have the key, and replicas that follow :meth:`changes` have to be
+        told; a consumer's mark does not hold an erasure up.  Reads ``as_of`` an earlier moment do
+        not find the key any more.
+
+        Parameters
+        ----------
+        name : str
+            The feature group.
+        key : scalar, tuple or dict
+            The record identifier.  One that is not there is erased too: a trace may be left.
+
+        Returns
+        -------
+        ErasureReceipt
+            What was done.  The store keeps what it needs to check it: :meth:`verify` looks for
+            every erased key, and for those of ``erasures=``.
+
+        Raises
+        ------
+        StoreBusy
+            New files came faster than they could be looked through; nothing was erased.
+        """
+        from featurestore.engine import eraser
+
+        return eraser.erase(self._writable, name, key, self._now_us())
+
+    def verify(self, *, erasures: Iterable[ErasureReceipt] = ()) -> list[Fault]:
+        """Check the whole store against itself; returns the faults, none when it is sound.
+
+        Parameters
+        ----------
+        erasures : iterable of ErasureReceipt
+            Erasures that the store may not know of, because it was restored from a backup made
+            before them: their keys are looked for like those it knows.
+        """
         from featurestore.engine.verify.store import verify
 
-        return verify(self._database)
+        return verify(self._database, erasures)
 
     def stat(self) -> dict[str, Any]:
         """Return sizes and counts: what is where, how fresh, and who keeps it in order.
@@ -1060,11 +1169,39 @@ class FeatureStore:
 
         return stat.stat(self._database, self._now_us())
 
-    def backup(self, path: str | os.PathLike[str]) -> int:
-        """Write a consistent copy of the store into a new directory; returns its file count."""
+    def backup(
+        self, path: str | os.PathLike[str], *, since: str | os.PathLike[str] | None = None
+    ) -> int:
+        """Write a consistent, verified copy of the store into a new directory, while it is in use.
+
+        A backup can be opened with ``read_only=True``; :func:`featurestore.restore` makes a store
+        of it.  On the disk of the store files are linked, which costs no room and does not guard
+        against that disk: for that, give a path on another one.
+
+        Parameters
+        ----------
+        path : path
+            The directory, new or empty.
+        since : path, optional
+            An earlier backup, on the disk of the new one: files that it has are linked, and only
+            new ones copied.
+
+        Returns
+        -------
+        int
+            The number of history files in it.
+
+        Raises
+        ------
+        CorruptStore
+            A file is damaged; the backup is not finished.
+        """
         from featurestore.engine import backup
 
-        return backup.backup(self._database, Path(path).expanduser().absolute())
+        earlier = None if since is None else Path(since).expanduser().absolute()
+        return backup.backup(
+            self._database, Path(path).expanduser().absolute(), earlier, self._now_us()
+        )
 
     # ── what stands on the store ─────────────────────────────────────────────────────────────
 
@@ -1112,6 +1249,7 @@ class FeatureStore:
                 f"as_of={as_of} is no seq of this store; the last commit was {last_seq}. "
                 "Take one from snapshot(), or give a time."
             )
+        env.require_lasting(as_of)
         return as_of
 
     # ── writing, inside ──────────────────────────────────────────────────────────────────────

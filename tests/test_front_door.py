@@ -221,10 +221,14 @@ def test_a_backup_is_a_store_that_verifies(store: fs.FeatureStore, tmp_path: Pat
     store.put_record("weather", {"origin": "JFK", "hour": NOON + 3 * HOUR, "temp": 50.0})
     assert store.backup(tmp_path / "copy") == 1
     store.put_record("weather", {"origin": "JFK", "hour": NOON + 4 * HOUR, "temp": 51.0})
-    with fs.open(tmp_path / "copy") as copy:
+    with pytest.raises(fs.ReadOnlyStore, match="is a backup"):
+        fs.open(tmp_path / "copy")
+    with fs.open(tmp_path / "copy", read_only=True) as copy:
         assert copy.verify() == []
         assert copy.get_record("weather", "JFK", ["temp"]) == {"temp": 50.0}
         assert copy.snapshot() == store.snapshot() - 1
+    assert fs.restore(tmp_path / "copy", tmp_path / "again") == 1
+    with fs.open(tmp_path / "again") as copy:
         # The copy is a store of its own: what happens to one does not happen to the other.
         copy.compact()
         copy.delete_feature_group("weather")

@@ -345,7 +345,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif chore == "backup":
             with fresh_folder(self.store_dir) as folder:
                 self.store.backup(folder / "copy")
-                with fs.open(folder / "copy", clock=lambda: self.clock_us) as copy:
+                with fs.open(folder / "copy", clock=lambda: self.clock_us, read_only=True) as copy:
                     agreement.everything(copy, self.model, self.clock_us)
                     assert copy.verify() == []
         elif chore == "flush":

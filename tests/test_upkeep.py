@@ -271,7 +271,7 @@ def puts(store: fs.FeatureStore, one: dict[str, Any]) -> bool:
 def test_closing_abandons_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compaction stopped between two steps leaves no file, no intent and no lock."""
     reached, go = threading.Event(), threading.Event()
-    write_cells = compactor._write_cells
+    write_cells = compactor._Work._write_cells
 
     def slowly(*args: Any) -> Any:
         reached.set()
@@ -284,7 +284,7 @@ def test_closing_abandons_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> 
             for i in range(6):
                 store.put_record("g", record(i, i, i))
                 store.flush()
-        monkeypatch.setattr(compactor, "_write_cells", slowly)
+        monkeypatch.setattr(compactor._Work, "_write_cells", slowly)
         store = fs.open(folder / "store", clock=lambda: NOW)
         store.put_record("g", record(7, 7, 7))
         assert reached.wait(60)

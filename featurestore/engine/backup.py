@@ -1,18 +1,38 @@
-"""Backup: a consistent copy of a store, taken while it is in use.
+"""Backup and restore: a consistent cut of a store in use, and a store made of it again.
 
-The environment is copied by LMDB itself at one moment.  What files that moment needs is read from
-the *copy*, so the two cannot disagree; a pin holds them meanwhile.  Files are linked where the
-target is on the same disk, as they never change, and copied elsewhere.
+::
+
+    pin ─► engine, copied row by row ─► file list from the copy ─► files ─► checked ─► backup.json
+           at one moment                 (so the two agree)        │                      │
+                                    linked where the disk is the same; or linked          │
+                                    from an earlier backup; else copied        written last: without
+                                                                               it, it is no backup
+
+**Verified.** Every file that comes is read again and held to its digest in the manifest; the engine
+is walked by LMDB's verifier.  A file linked from an earlier backup was checked when it came there.
+
+**Incremental.** Files never change, so only those that the earlier backup lacks are copied.
+
+**A link is no copy.** On the disk of the store a backup costs no room, and guards against mistakes,
+not against that disk: give the path of another one.
+
+**Restore** checks the same digests, and gives the store a new *incarnation*: seqs go on behind a
+gap, so that a token of what the old store did after the backup is refused, and never taken for
+something else; consumers of the old one are told to begin anew.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from featurestore.engine.database import BACKUP_NOTE as NOTE
 from featurestore.engine.database import FOLDERS
 from featurestore.engine.snapshot import Pin
-from featurestore.errors import InvalidInput
-from featurestore.storage import files, manifest, seam
+from featurestore.errors import CorruptStore, InvalidInput
+from featurestore.event_time import format_us
+from featurestore.storage import catalog, commits, consumers, files, manifest, seam
 from featurestore.storage.environment import Environment
 
 if TYPE_CHECKING:
@@ -20,11 +40,18 @@ if TYPE_CHECKING:
 
     from featurestore.engine.database import Database
 
+#: Seqs between the last one of a backup and the first one of a store restored from it: more than
+#: the old store can have given since.
+SEQ_GAP = 10**10
 
-def backup(database: Database, target: Path) -> int:
+
+def backup(database: Database, target: Path, since: Path | None, now_us: int) -> int:
     """Copy a store into a new folder; returns the number of history files."""
     if target.exists() and files.listing(target, "*"):
         raise InvalidInput(f"{target} is not empty. Give the path of a new directory.")
+    earlier = None if since is None else _note_of(since)
+    if earlier is not None and earlier["store_id"] != database.env.format["store_id"]:
+        raise InvalidInput(f"{since} is a backup of another store; an increment needs one of this.")
     database.settle()
     pin = Pin(database.locks)
     try:
@@ -35,15 +62,113 @@ def backup(database: Database, target: Path) -> int:
         try:
             with copied.read() as txn:
                 entries = manifest.all_live_files(copied, txn)
+                seq = commits.last(copied, txn)[0]
         finally:
             copied.close()
         seam.point("backup.engine_copied")
         for entry in entries:
-            files.make_folder((target / entry.path).parent)
-            files.link_or_copy(database.root / entry.path, target / entry.path)
-        files.sync_file(target / "engine" / "data.mdb")
-        for folder in {(target / e.path).parent for e in entries} | {target / "engine", target}:
-            files.sync_folder(folder)
+            _bring(database.root, target, since, entry)
+        note = {
+            "store_id": database.env.format["store_id"],
+            "format": database.env.format["format"],
+            "seq": seq,
+            "made_at": format_us(now_us),
+            "files": len(entries),
+            "engine_digest": files.digest(target / "engine" / "data.mdb"),
+        }
+        _settle(target, entries)
+        _write_note(target, note)
         return len(entries)
     finally:
         pin.release()
+
+
+def _bring(root: Path, target: Path, since: Path | None, entry: manifest.FileEntry) -> None:
+    """Bring a file over, and check it."""
+    files.make_folder((target / entry.path).parent)
+    if since is not None and files.size(since / entry.path) == entry.size_bytes:
+        files.link_or_copy(since / entry.path, target / entry.path)
+        return
+    files.link_or_copy(root / entry.path, target / entry.path)
+    if files.digest(target / entry.path) != entry.digest:
+        raise CorruptStore(
+            f"{entry.path} is damaged: its bytes are not those that were written. The backup in "
+            f"{target} is not complete. Run `featurestore verify`."
+        )
+
+
+def _settle(target: Path, entries: list[manifest.FileEntry]) -> None:
+    """Make what has been written durable."""
+    files.sync_file(target / "engine" / "data.mdb")
+    for folder in {(target / e.path).parent for e in entries} | {
+        target / "engine",
+        target / "data",
+        target,
+    }:
+        files.sync_folder(folder)
+
+
+def _write_note(target: Path, note: dict[str, Any]) -> None:
+    files.write_small(target / NOTE, (json.dumps(note, indent=1) + "\n").encode())
+
+
+def _note_of(path: Path) -> dict[str, Any]:
+    try:
+        note: dict[str, Any] = json.loads(files.content(path / NOTE))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"{path} is no backup, or one that was not finished: it has no {NOTE}."
+        ) from error
+    return note
+
+
+# ── restoring ────────────────────────────────────────────────────────────────────────────────
+
+
+def restore(source: Path, target: Path, incarnation: str, now_us: int) -> int:
+    """Make a store of a backup, in a new folder; returns the number of history files."""
+    note = _note_of(source)
+    if target.exists() and files.listing(target, "*"):
+        raise InvalidInput(f"{target} is not empty. Give the path of a new directory.")
+    if files.digest(source / "engine" / "data.mdb") != note["engine_digest"]:
+        raise CorruptStore(
+            f"{source / 'engine' / 'data.mdb'} is damaged: its bytes are not those of the backup. "
+            "Restore another backup."
+        )
+    for name in FOLDERS:
+        files.make_folder(target / name)
+    # A copy in any case: it is going to be written to.
+    files.copy(source / "engine" / "data.mdb", target / "engine" / "data.mdb")
+    env = Environment(target / "engine", read_only=False)
+    try:
+        with env.read() as txn:
+            entries = manifest.all_live_files(env, txn)
+        for entry in entries:
+            _bring(source, target, None, entry)
+        seam.point("restore.files_brought")
+        with env.write() as txn:
+            _reincarnate(env, txn, incarnation, note, now_us)
+        env.sync()
+    finally:
+        env.close()
+    _settle(target, entries)
+    return len(entries)
+
+
+def _reincarnate(
+    env: Environment, txn: Any, incarnation: str, note: dict[str, Any], now_us: int
+) -> None:
+    last_seq, last_us = commits.last(env, txn)
+    first_seq = (last_seq // SEQ_GAP + 1) * SEQ_GAP
+    commits.append(env, txn, first_seq, max(now_us, last_us))
+    gaps = [*env.format.get("gaps", ()), [last_seq, first_seq]]
+    env.put_format(txn, incarnation=incarnation, gaps=gaps, restored_from=note["made_at"])
+    for consumer in consumers.every(env, txn).values():
+        reason = f"the store was restored from the backup of {note['made_at']}, at seq {last_seq}"
+        consumers.put(env, txn, replace(consumer, dropped=consumer.dropped or reason))
+    # What was being written when the backup was made is in nobody's hands.
+    for group_id, file_id, _ in manifest.intents(env, txn):
+        manifest.withdraw(env, txn, group_id, file_id)
+    for entry in manifest.removed_files(env, txn):
+        manifest.forget(env, txn, entry)
+    catalog.bump(env, txn, catalog.VERSION)

@@ -61,7 +61,8 @@ def changes(
         for name in names or ():
             # Also where there is nothing to read: a misspelt name is no empty history.
             database.catalog_at(txn).group(name)
-    while since < last_seq:
+    database.env.require_lasting(since)
+    while (since := database.env.after_gap(since)) < last_seq:
         upto = min(since + STRETCH_SEQS, last_seq)
         tables = None
         while tables is None:
@@ -159,7 +160,7 @@ def create_consumer(
                 f'There is a consumer "{consumer.name}" already, at seq {known.seq}. Give another '
                 "name, or exist_ok=True to go on where it is."
             )
-        _require_seq(commit.last_seq, consumer.seq)
+        _require_seq(commit, consumer.seq)
         consumers.put(env, txn, consumer)
         return consumer
 
@@ -172,7 +173,7 @@ def acknowledge(database: Database, name: str, seq: int, now_us: int) -> Consume
     def work(commit: Commit) -> Consumer:
         env, txn = commit.env, commit.txn
         known = consumers.get(env, txn, name)
-        _require_seq(commit.last_seq, seq)
+        _require_seq(commit, seq)
         if seq > known.seq:
             known = replace(known, seq=seq)
             consumers.put(env, txn, known)
@@ -181,9 +182,12 @@ def acknowledge(database: Database, name: str, seq: int, now_us: int) -> Consume
     return database.writer.call(work, now_us)
 
 
-def _require_seq(last_seq: int, seq: int) -> None:
-    if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= last_seq:
-        raise InvalidInput(f"{seq!r} is no seq of this store; the last commit was {last_seq}.")
+def _require_seq(commit: Commit, seq: int) -> None:
+    if isinstance(seq, bool) or not isinstance(seq, int) or not 0 <= seq <= commit.last_seq:
+        raise InvalidInput(
+            f"{seq!r} is no seq of this store; the last commit was {commit.last_seq}."
+        )
+    commit.env.require_lasting(seq)
 
 
 def delete_consumer(database: Database, name: str, now_us: int) -> None:

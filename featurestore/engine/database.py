@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FOLDERS = ("engine", "data", "locks")
+#: What makes a folder a backup, and says of what.
+BACKUP_NOTE = "backup.json"
 #: What is assumed before anything was measured: the first slice is to be short.
 KEYS_PER_SECOND = 100_000.0
 _shared: dict[tuple[int, int], Database] = {}
@@ -378,6 +380,7 @@ def open_database(
         else:
             initial = {
                 "store_id": seam.random_bytes(16).hex(),
+                "incarnation": seam.random_bytes(16).hex(),
                 "hash_seed": seam.random_bytes(16).hex(),
                 "hash_bits": key_hash_bits
                 or int(os.environ.get("FEATURESTORE_KEY_HASH_BITS", "64")),
@@ -400,6 +403,11 @@ def open_database(
 def _require_store_or_empty(root: Path, *, read_only: bool) -> None:
     if root.exists() and not root.is_dir():
         raise NotAStore(f"{root} is a file; a feature store is a directory.")
+    if not read_only and (root / BACKUP_NOTE).exists():
+        raise ReadOnlyStore(
+            f"{root} is a backup, and stays as it is. Open it with read_only=True, or make a store "
+            "of it with featurestore.restore()."
+        )
     if (root / "engine" / "data.mdb").exists():
         return
     if read_only:

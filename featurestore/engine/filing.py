@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, Unavailable
 from featurestore.storage import files, manifest, parquet, seam
 
 if TYPE_CHECKING:
@@ -61,6 +61,16 @@ def under_intent(
     seam.point("file.intended")
     try:
         return write(file_id, manifest.file_path(group.id, file_id))
+    except FileNotFoundError as error:
+        with database.read() as txn:
+            stands = manifest.intent_stands(database.env, txn, group.id, file_id)
+        give_up(database, group.id, file_id, now_us)
+        if stands:
+            raise
+        raise Unavailable(
+            "The file that was being written was taken away: an erasure came in between, or this "
+            "process was taken for dead. Nothing was stored; try again."
+        ) from error
     except BaseException:
         give_up(database, group.id, file_id, now_us)
         raise

@@ -359,8 +359,8 @@ class _Slices:
         group_id = self.entry.group_id
         if not manifest.intent_stands(commit.env, commit.txn, group_id, self.entry.file_id):
             raise Unavailable(
-                "This ingest was taken for dead and its file removed. Nothing was stored; send it "
-                "again."
+                "The file of this ingest was taken away: an erasure came in between, or this "
+                "process was taken for dead. Nothing was stored; send it again."
             )
 
     def _counted(self, first: int, end: int, before: Int64s, write_time_us: int) -> Counts:

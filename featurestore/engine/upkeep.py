@@ -21,6 +21,9 @@ flush a group        1,000 rows, the oldest a minute old           fewer cost le
 flush the largest    half of the room is used, and all tails       what a flush frees is reused
                      exceed a 64th of the quota, or 1 MiB
 compact a group      16 files are loose                            each costs a reader 1 ms
+compact a group      its horizon is a sixteenth of its retention   what is written again for it
+                     ahead of what was dropped last; looked at     is then bounded
+                     every 60 s
 clear dead readers   5 s                                           one keeps all freed pages from
                                                                    being used again
 clean                60 s
@@ -45,7 +48,7 @@ from featurestore.errors import FeatureStoreError, StoreClosed, UnknownFeatureGr
 from featurestore.storage import files, journal, manifest, seam
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from featurestore.engine.database import Database
     from featurestore.schema import FeatureGroup
@@ -65,6 +68,7 @@ READERS_SECONDS = 5.0
 #: Compaction waits for so many files that are no cells.
 LOOSE_FILES = 16
 CLEAN_SECONDS = 60.0
+HORIZON_SECONDS = 60.0
 PAUSE_SECONDS_MAX = 60.0
 #: How long others may run between two steps.
 YIELD_SECONDS = 0.000_05
@@ -185,6 +189,8 @@ class Upkeep:
         for group in self._long_tails():
             self._flush(group)
         version, groups = self._scattered()
+        if self._is_due("horizons", HORIZON_SECONDS):
+            groups += self._beyond_horizon(groups)
         for group in groups:
             self._compact(group)
         self._lists_seen = version
@@ -254,6 +260,31 @@ class Upkeep:
                 group
                 for group in groups
                 if sum(e.kind != "cell" for e in database.files_at(txn, group.id)) >= LOOSE_FILES
+            ]
+
+    def _beyond_horizon(self, already: Sequence[FeatureGroup]) -> list[FeatureGroup]:
+        """Return the other groups of which old versions are to be dropped now."""
+        database = self._database
+        declared = {
+            group.name: group
+            for group in database.catalog().groups.values()
+            if group.retention_us is not None and group not in already
+        }
+        if not declared:
+            return []
+        from featurestore.engine import compactor
+
+        with database.read() as txn:
+            return [
+                group
+                for group in declared.values()
+                if compactor.due_horizon(
+                    group,
+                    manifest.state(database.env, txn, group.id),
+                    database.files_at(txn, group.id),
+                    self._clock_us(),
+                    sparing=True,
+                )
             ]
 
     def _compact(self, group: FeatureGroup) -> None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -41,6 +42,7 @@ import lmdb
 from featurestore.errors import (
     CorruptStore,
     IncompatibleStore,
+    InvalidInput,
     NotAStore,
     OutcomeUnknown,
     ReadOnlyStore,
@@ -64,6 +66,8 @@ QUOTA_BYTES = 64 << 30
 #: Writers are refused from this share of the quota on; the rest is for the flush that makes room.
 QUOTA_WATERMARK = 0.8
 MAX_READERS = 1024
+#: Rows of a copy written in one transaction.
+COPY_ROWS = 10_000
 DATABASES = (
     "meta",
     "commits",
@@ -92,7 +96,8 @@ class Environment:
     Attributes
     ----------
     format : dict
-        The format row: store id, hash seed and bits, durability, quota.
+        The format row: store id, incarnation, hash seed and bits, durability, quota; and the gaps
+        in the seqs that restores have left.
     meta, commits, catalog, latest, journal, manifest, requests, request_times, access, audit
         Database handles; the last two are the server's: its API keys and its log of changes.
     """
@@ -293,7 +298,11 @@ class Environment:
 
     def put_quota(self, txn: Transaction, quota: int) -> None:
         """Store a new quota, in bytes."""
-        self.format = {**self.format, "quota": quota}
+        self.put_format(txn, quota=quota)
+
+    def put_format(self, txn: Transaction, **fields: Any) -> None:
+        """Change some fields of the format row."""
+        self.format = {**self.format, **fields}
         txn.put(_FORMAT_KEY, seal(_FORMAT_KEY, self.format), db=self.meta)
 
     @property
@@ -320,12 +329,47 @@ class Environment:
         return int(self._lmdb.reader_check())
 
     def copy(self, folder: Path) -> None:
-        """Write a consistent, compacted copy into an existing folder."""
+        """Write a consistent copy into an existing folder, durable on return.
+
+        Row by row, into a file of its own: LMDB's own copy takes pages as they are, with what has
+        been deleted from them.
+        """
         try:
             with files.translated(folder):
-                seam.call("copy_engine", folder, self._lmdb.copy, str(folder), compact=True)
+                seam.call("copy_engine", folder, self._copy, folder)
         except lmdb.Error as error:
             raise self.translate(error) from error
+
+    def _copy(self, folder: Path) -> None:
+        options: dict[str, Any] = {
+            "map_size": MAP_BYTES, "max_dbs": len(DATABASES) + 8, "sync": False, "lib_version": 0,
+        }  # fmt: skip
+        with lmdb.open(str(folder), **options) as target, self.read() as txn:
+            for name in DATABASES:
+                copied = target.open_db(name.encode())
+                with txn.cursor(db=getattr(self, name)) as cursor:
+                    rows = iter(cursor)
+                    while some := list(itertools.islice(rows, COPY_ROWS)):
+                        with target.begin(write=True) as writing, writing.cursor(copied) as to:
+                            to.putmulti(some, append=True)
+            target.sync(True)
+        files.remove(folder / "lock.mdb")
+
+    def require_lasting(self, seq: int) -> None:
+        """Refuse a seq that was given before the store was restored, and is not in the backup."""
+        for last_seq, first_seq in self.format.get("gaps", ()):
+            if last_seq < seq < first_seq:
+                raise InvalidInput(
+                    f"{seq} was a seq of this store before it was restored from a backup of seq "
+                    f"{last_seq}; what came after that is lost. Take a token anew, from snapshot()."
+                )
+
+    def after_gap(self, seq: int) -> int:
+        """Return a seq after which records follow: behind the gap that a restore has left."""
+        for last_seq, first_seq in self.format.get("gaps", ()):
+            if last_seq <= seq < first_seq:
+                return int(first_seq)
+        return seq
 
     # ── errors ───────────────────────────────────────────────────────────────────────────────
 

@@ -118,8 +118,30 @@ def link_or_copy(source: Path, target: Path) -> None:
         try:
             seam.call("link", target, os.link, source, target)
         except OSError:  # another disk, or one that knows no links
-            seam.call("copy", target, shutil.copyfile, source, target)
-            sync_file(target)
+            copy(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file; its content is durable, the name not yet."""
+    with translated(target):
+        seam.call("copy", target, shutil.copyfile, source, target)
+        sync_file(target)
+
+
+def write_small(path: Path, text: bytes) -> None:
+    """Write a small file whole, or not at all; durable under its name on return."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with translated(path):
+        seam.call("write", temporary, temporary.write_bytes, text)
+    publish(temporary, path)
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file; -1 if there is none."""
+    try:
+        return int(seam.call("stat", path, path.stat).st_size)
+    except FileNotFoundError:
+        return -1
 
 
 def publish_folder(temporary: Path, final: Path) -> None:

@@ -206,6 +206,30 @@ def split(body: bytes, place: str) -> Iterator[tuple[bytes, bytes]]:
         raise CorruptStore(f"Journal entry {place} has {len(body) - at} bytes too many.")
 
 
+def erase(env: Environment, txn: Transaction, group_id: int, key: bytes) -> list[int]:
+    """Take the records of a key out of all entries, drained ones too; returns their seqs."""
+    erased: list[int] = []
+    spelled = _KEY_LENGTH.pack(len(key)) + key
+    places = []
+    with txn.cursor(db=env.journal) as cursor:
+        if cursor.set_range(_KEY.pack(group_id, 0)):
+            for at, value in cursor:
+                if at[:4] != _GROUP.pack(group_id):
+                    break
+                if spelled in bytes(value):
+                    places.append((bytes(at), bytes(value)))
+    for at, value in places:
+        check(at, value)
+        pairs = list(split(value, f"{group_id}/{_KEY.unpack(at)[1]}"))
+        rows = [(read_header(record).seq, owner, record) for owner, record in pairs]
+        seqs = [seq for seq, owner, _ in rows if owner == key]
+        if seqs:
+            txn.delete(at, db=env.journal)
+            append(env, txn, group_id, [row for row in rows if row[1] != key])
+            erased += seqs
+    return erased
+
+
 def delete_drained(
     env: Environment, txn: Transaction, group_id: int, drained_seq: int, limit: int = 64
 ) -> bool:

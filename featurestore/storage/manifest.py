@@ -127,11 +127,14 @@ class GroupState:
         Upper bounds (exclusive, event time in microseconds) of the closed windows, ascending.
     flushed_at_us : int
         When the journal was last moved into a file; 0 if it never was.
+    horizon_us : int or None
+        Event time before which old versions have been dropped; then the first window ends there.
     """
 
     drained_seq: int = 0
     windows: tuple[int, ...] = field(default=())
     flushed_at_us: int = 0
+    horizon_us: int | None = None
 
     @classmethod
     def of(cls, key: bytes, row: bytes) -> GroupState:
@@ -247,6 +250,12 @@ def unlist(env: Environment, txn: Transaction, entry: FileEntry, now_us: int) ->
     txn.delete(b"f" + key, db=env.manifest)
     gone = replace(entry, removed_at_us=now_us, removed_version=new_version)
     txn.put(b"r" + key, gone.row(b"r" + key), db=env.manifest)
+
+
+def hurry(env: Environment, txn: Transaction, entry: FileEntry) -> None:
+    """Let a removed file be deleted as soon as no reader has pinned it: no time of grace."""
+    key = b"r" + _KEY.pack(entry.group_id, entry.file_id)
+    txn.put(key, replace(entry, removed_at_us=1).row(key), db=env.manifest)
 
 
 def forget(env: Environment, txn: Transaction, entry: FileEntry) -> None:

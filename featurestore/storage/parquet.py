@@ -129,22 +129,65 @@ def describe(
     root: Path, group: FeatureGroup, file_id: int, kind: str, table: pa.Table, **fields: Any
 ) -> FileEntry:
     """Return the manifest entry of a file just written from ``table``."""
-    event = as_int64(table.column(group.event_time))
-    seq = as_int64(table.column(WRITE_SEQ))
-    hashes = as_int64(table.column(KEY_HASH))
-    rows = {
-        "rows": table.num_rows,
-        "visible_rows": table.num_rows,
-        "min_hash": int(hashes[0]),
-        "max_hash": int(hashes[-1]),
-        "min_event_us": int(event.min()),
-        "max_event_us": int(event.max()),
-        "min_seq": int(seq.min()),
-        "max_seq": int(seq.max()),
-        "tombstones": int(pc.sum(table.column(IS_DELETED)).as_py() or 0),
-        "unique": not bool(same_key_as_before(table, group)[event[1:] == event[:-1]].any()),
-    }
-    return entry_of(root, group, file_id, kind, **(rows | fields))
+    facts = Facts(group)
+    facts.add(table)
+    return entry_of(root, group, file_id, kind, **(facts.fields() | fields))
+
+
+class Facts:
+    """What the manifest says of a file's rows, gathered while they are written."""
+
+    def __init__(self, group: FeatureGroup) -> None:
+        self._group = group
+        self._rows = self._tombstones = 0
+        self._unique = True
+        self._bounds: dict[str, tuple[int, int]] = {}
+        self._last: pa.Table | None = None
+
+    def of(self, pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Yield pieces of the file, in its order, taking note of them."""
+        for piece in pieces:
+            self.add(piece)
+            yield piece
+
+    def add(self, table: pa.Table) -> None:
+        """Take note of the next rows."""
+        self._rows += table.num_rows
+        self._tombstones += int(pc.sum(table.column(IS_DELETED)).as_py() or 0)
+        for what, name in (
+            ("hash", KEY_HASH),
+            ("event_us", self._group.event_time),
+            ("seq", WRITE_SEQ),
+        ):
+            values = as_int64(table.column(name))
+            low, high = self._bounds.get(what, (values[0], values[0]))
+            self._bounds[what] = (
+                min(int(low), int(values.min())),
+                max(int(high), int(values.max())),
+            )
+        names = [*self._group.record_identifier, self._group.event_time]
+        keys = table.select(names)
+        if self._last is not None:
+            keys = pa.concat_tables([self._last, keys])
+        event = as_int64(keys.column(self._group.event_time))
+        again = same_key_as_before(keys, self._group)[event[1:] == event[:-1]].any()
+        self._unique = self._unique and not bool(again)
+        self._last = keys.slice(keys.num_rows - 1)
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a :class:`FileEntry` that tell of rows."""
+        bounds = {
+            f"{side}_{what}": value
+            for what, pair in self._bounds.items()
+            for side, value in zip(("min", "max"), pair, strict=True)
+        }
+        return {
+            "rows": self._rows,
+            "visible_rows": self._rows,
+            "tombstones": self._tombstones,
+            "unique": self._unique,
+            **bounds,
+        }
 
 
 def entry_of(

@@ -8,7 +8,8 @@
 
 The result is written in the transaction of the request, so it exists exactly if the request
 happened.  The digest is of the request's content: an id used again for something else is an
-error of the caller, not a retry.
+error of the caller, not a retry.  When a record that a request wrote is erased, digest and result
+go with it; what stays is that the request was made, so that no late retry brings the record back.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-from featurestore.errors import CorruptStore, RequestMismatch
+from featurestore.errors import CorruptStore, RecordErased, RequestMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from featurestore.storage.environment import Environment, Transaction
 
 KEPT_US = 24 * 3600 * 1_000_000
 _HEAD = struct.Struct("<Iq16s")
 _CRC_BYTES = 4
 _TIME = struct.Struct(">Q")
+#: In the place of the digest of a request of which a record was erased.
+_ERASED = bytes(16)
 _TIME_BIAS = 2**63  # so that times before 1970 sort first
 
 
@@ -78,6 +83,11 @@ def find(env: Environment, txn: Transaction, request: Request, now_us: int) -> A
     time_us, found, result = parsed(request.key, row)
     if now_us - time_us >= KEPT_US:
         return None
+    if found == _ERASED:
+        raise RecordErased(
+            f'Request "{request.id}" was made, and a record that it wrote has been erased since. '
+            "It is not written again; use a new id if it is to be."
+        )
     if found != request.digest:
         raise RequestMismatch(
             f'Request id "{request.id}" was used within the last 24 hours for a request with '
@@ -105,10 +115,62 @@ def save(env: Environment, txn: Transaction, request: Request, now_us: int, resu
     if old is not None:
         old_time = _TIME.pack(parsed(key, old)[0] + _TIME_BIAS)
         txn.delete(old_time + key, db=env.request_times)
-    row = _HEAD.pack(0, now_us, request.digest)[_CRC_BYTES:] + json.dumps(result).encode()
+    _put(env, txn, key, now_us, request.digest, result)
+    txn.put(_TIME.pack(now_us + _TIME_BIAS) + key, b"", db=env.request_times)
+
+
+def _put(
+    env: Environment, txn: Transaction, key: bytes, time_us: int, digest: bytes, result: Any
+) -> None:
+    row = _HEAD.pack(0, time_us, digest)[_CRC_BYTES:] + json.dumps(result).encode()
     crc = crc32(row, crc32(key)).to_bytes(_CRC_BYTES, "little")
     txn.put(key, crc + row, db=env.requests)
-    txn.put(_TIME.pack(now_us + _TIME_BIAS) + key, b"", db=env.request_times)
+
+
+def update(env: Environment, txn: Transaction, key: bytes, fields: Mapping[str, Any]) -> bool:
+    """Change some fields of a result; returns whether there was one."""
+    row = txn.get(key, db=env.requests)
+    if row is None:
+        return False
+    time_us, digest, result = parsed(key, row)
+    _put(env, txn, key, time_us, digest, {**json.loads(result), **fields})
+    return True
+
+
+def erase(env: Environment, txn: Transaction, key: bytes) -> bool:
+    """Leave of a request no more than that it was made; returns whether it was there."""
+    row = txn.get(key, db=env.requests)
+    if row is None:
+        return False
+    _put(env, txn, key, parsed(key, row)[0], _ERASED, None)
+    return True
+
+
+def naming(
+    env: Environment, txn: Transaction, seqs: set[int], after: bytes, limit: int
+) -> tuple[list[bytes], bytes]:
+    """Look through some results for records by their seqs.
+
+    Returns
+    -------
+    keys : list of bytes
+        Of the requests that wrote one of them.
+    after : bytes
+        Where to go on; empty at the end.
+    """
+    found: list[bytes] = []
+    with txn.cursor(db=env.requests) as cursor:
+        here = cursor.set_range(after) if after else cursor.first()
+        for _ in range(limit):
+            if not here:
+                return found, b""
+            key = bytes(cursor.key())
+            result = json.loads(parsed(key, cursor.value())[2])
+            # The result of a write: outcomes, each of which begins with a seq.
+            if isinstance(result, list) and any(outcome[0] in seqs for outcome in result):
+                found.append(key)
+            here = cursor.next()
+        return found, bytes(cursor.key()) if here else b""
 
 
 def forget_old(env: Environment, txn: Transaction, now_us: int, limit: int = 16) -> None:

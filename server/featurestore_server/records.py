@@ -49,6 +49,7 @@ class NewGroup(Body):
     exist_ok: bool = False
     ttl: str | None = None
     max_future: str | None = "1d"
+    retention: str | None = None
     online: bool = True
     offline: bool = True
     feature_descriptions: dict[str, str] | None = None
@@ -62,6 +63,7 @@ class GroupChanges(Body):
     feature_tags: dict[str, dict[str, str]] | None = None
     ttl: str | None = None
     max_future: str | None = None
+    retention: str | None = None
     description: str | None = None
     tags: dict[str, str] | None = None
 

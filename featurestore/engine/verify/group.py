@@ -34,10 +34,11 @@ from featurestore.engine.verify.file import check_file, shown
 from featurestore.errors import CorruptStore
 from featurestore.event_time import NO_EXPIRY, format_us
 from featurestore.record import FLAG_DELETED, FLAG_FENCE, STORE_OFFLINE, STORE_ONLINE
-from featurestore.storage import catalog, commits, journal, latest, manifest
+from featurestore.storage import catalog, commits, erasures, journal, latest, manifest
 from featurestore.storage.parquet import (
     EXPIRES_AT,
     IS_DELETED,
+    KEY_HASH,
     STORES,
     WRITE_SEQ,
     WRITE_TIME,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from featurestore.engine.verify.findings import Findings
     from featurestore.schema import FeatureGroup
     from featurestore.storage.environment import Transaction
+    from featurestore.storage.erasures import Erasure
     from featurestore.storage.manifest import FileEntry, GroupState
 
     Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -67,7 +69,13 @@ _BLOCK_ROWS = 1 << 16
 _SEQ_BLOCK_BITS = 20
 
 
-def check_group(database: Database, group_id: int, findings: Findings, seqs: SeenSeqs) -> None:
+def check_group(
+    database: Database,
+    group_id: int,
+    findings: Findings,
+    seqs: SeenSeqs,
+    erased: Sequence[Erasure] = (),
+) -> None:
     """Check one group as it stands now; a group dropped meanwhile has no faults."""
     pin = Pin(database.locks)
     try:
@@ -75,7 +83,8 @@ def check_group(database: Database, group_id: int, findings: Findings, seqs: See
             pin.narrow(manifest.version(database.env, txn))
             moment = _moment(database, txn, group_id, findings)
         if moment is not None:
-            _GroupCheck(database, moment, findings, seqs).run()
+            mine = [erasure for erasure in erased if erasure.group_id == group_id]
+            _GroupCheck(database, moment, findings, seqs, mine).run()
     finally:
         pin.release()
 
@@ -165,7 +174,12 @@ class _GroupCheck:
     """The checks of one group at one moment."""
 
     def __init__(
-        self, database: Database, moment: _Moment, findings: Findings, seqs: SeenSeqs
+        self,
+        database: Database,
+        moment: _Moment,
+        findings: Findings,
+        seqs: SeenSeqs,
+        erased: Sequence[Erasure],
     ) -> None:
         self.root = database.root
         self.key_hash = database.key_hash
@@ -173,6 +187,7 @@ class _GroupCheck:
         self.group = moment.group
         self.findings = findings
         self.seqs = seqs
+        self.erased = erased
         self.key_dtypes = [f.dtype for f in self.group.key_features]
         self.journal_place = f'journal of "{self.group.name}"'
         self.online_place = f'online store of "{self.group.name}"'
@@ -244,6 +259,7 @@ class _GroupCheck:
                 )
             seqs.append(header.seq)
             sound.append((key, record))
+            self._check_erased(place, key, header.seq)
         if len(sound) < len(pairs):
             return sound
         ascending = all(a < b for a, b in itertools.pairwise([before, *seqs]))
@@ -319,6 +335,7 @@ class _GroupCheck:
                 )
                 continue
             self._check_latest_header(key, header)
+            self._check_erased(self.online_place, key, header.seq)
             online[key] = (header, value)
         keys = list(online)
         records = [record for _, record in online.values()]
@@ -348,6 +365,7 @@ class _GroupCheck:
                 self.history_is_whole = False
                 continue
             self._count_seqs(entry.path, as_int64(table.column(WRITE_SEQ)))
+            self._check_erased_rows(entry.path, table)
             self._keep_newest(index, table)
 
     def _check_cells(self) -> None:
@@ -372,6 +390,31 @@ class _GroupCheck:
         for one, two in itertools.pairwise(cells):
             if one.window == two.window and two.min_hash <= one.max_hash:
                 self.findings.fault(two.path, "overlap", f"it overlaps {one.path}; both are cells.")
+
+    # ── erasures ─────────────────────────────────────────────────────────────────────────────
+
+    def _check_erased(self, place: str, key: bytes, seq: int) -> None:
+        """Check that a record is none that was erased."""
+        for erasure in self.erased:
+            if seq <= erasure.seq and erasures.digest(self.key_hash, key) == erasure.key_digest:
+                self.findings.fault(
+                    place,
+                    "erased",
+                    f"it holds seq {seq} of a key that was erased at seq {erasure.seq}.",
+                )
+
+    def _check_erased_rows(self, place: str, table: pa.Table) -> None:
+        hashes, seqs = as_int64(table.column(KEY_HASH)), as_int64(table.column(WRITE_SEQ))
+        for key_hash in {erasure.key_hash for erasure in self.erased}:
+            rows = np.flatnonzero(hashes == key_hash)
+            if not len(rows):
+                continue
+            columns = [
+                table.column(name).take(pa.array(rows)) for name in self.group.record_identifier
+            ]
+            keys = encode_keys(columns, self.key_dtypes)
+            for row, code in zip(rows.tolist(), keys.codes.tolist(), strict=True):
+                self._check_erased(place, keys.keys[code], int(seqs[row]))
 
     # ── agreement ────────────────────────────────────────────────────────────────────────────
 

@@ -13,6 +13,7 @@
       cells           disjoint
       agreement       online is the newest of history, value for value
     seqs            no seq twice in the whole store
+    erasures        nothing is left of a key that was erased, in any of these places
 
 Nothing is changed, and nothing is locked but the files read.  What a crash may leave behind (a file
 nobody lists, a drained journal entry not yet deleted) is no fault: the cleaner removes it.
@@ -32,13 +33,24 @@ from featurestore.engine.verify.group import SeenSeqs, check_group, rows_of
 from featurestore.errors import CorruptStore, FeatureStoreError
 from featurestore.event_time import format_us
 from featurestore.feature_view import FeatureView
-from featurestore.storage import catalog, commits, consumers, files, manifest, requests, seam
+from featurestore.storage import (
+    catalog,
+    commits,
+    consumers,
+    erasures,
+    files,
+    manifest,
+    requests,
+    seam,
+)
+from featurestore.storage.erasures import Erasure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from featurestore.engine.database import Database
+    from featurestore.results import ErasureReceipt
     from featurestore.schema import FeatureGroup
     from featurestore.storage.environment import Transaction
 
@@ -51,13 +63,15 @@ _U32 = struct.Struct(">I")
 _FILE_KEY = struct.Struct(">IQ")
 
 
-def verify(database: Database) -> list[Fault]:
+def verify(database: Database, receipts: Iterable[ErasureReceipt] = ()) -> list[Fault]:
     """Check the whole store.
 
     Parameters
     ----------
     database : Database
         Open; others may write meanwhile.
+    receipts : iterable of ErasureReceipt
+        Erasures to look for beside those that the store knows of.
 
     Returns
     -------
@@ -73,10 +87,10 @@ def verify(database: Database) -> list[Fault]:
     []
     >>> database.close()
     """
-    return examine(database).faults
+    return examine(database, receipts).faults
 
 
-def examine(database: Database) -> Findings:
+def examine(database: Database, receipts: Iterable[ErasureReceipt] = ()) -> Findings:
     """Check the whole store; returns the notes too: what is legal, and may surprise."""
     findings = Findings()
     groups: list[FeatureGroup] = []
@@ -86,12 +100,34 @@ def examine(database: Database) -> Findings:
         _check_owners(database, txn, findings)
         _check_commits(database, txn, findings)
         _check_small_rows(database, txn, findings)
+    erased = _erased(database, groups, receipts, findings)
     _note_orphans(database, findings)
     seqs = SeenSeqs()
     for group in groups:
         with _reported(findings, f'group "{group.name}"'):
-            check_group(database, group.id, findings, seqs)
+            check_group(database, group.id, findings, seqs, erased)
     return findings.finish()
+
+
+def _erased(
+    database: Database,
+    groups: Sequence[FeatureGroup],
+    receipts: Iterable[ErasureReceipt],
+    findings: Findings,
+) -> list[Erasure]:
+    """Return what must not be found; note what waits for a reader to be deleted."""
+    ids = {group.name: group.id for group in groups}
+    erased = [
+        Erasure(ids[r.group], r.seq, 0, r.key_hash, r.key_digest)
+        for r in receipts
+        if r.group in ids
+    ]
+    with _reported(findings, "erasures"), database.read() as txn:
+        erased += erasures.every(database.env, txn)
+        for entry in manifest.removed_files(database.env, txn):
+            if entry.removed_at_us == 1:
+                findings.note(f"{entry.path} holds what was erased until its last reader is done.")
+    return erased
 
 
 @contextlib.contextmanager
