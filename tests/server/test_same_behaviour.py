@@ -676,8 +676,8 @@ def test_stat_counts(store: Any) -> None:
 
 # ── the verbs ────────────────────────────────────────────────────────────────────────────────
 
-#: What only one of the two doors has: where the store is.
-ONE_SIDED = {"path", "url"}
+#: What only one of the two doors has: where the store is, and what models are kept in beside it.
+ONE_SIDED = {"path", "url", "documents"}
 
 
 def verbs(door: type) -> dict[str, Any]:
