@@ -23,6 +23,7 @@ something else; consumers of the old one are told to begin anew.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ from featurestore.storage import catalog, commits, consumers, files, manifest, s
 from featurestore.storage.environment import Environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from featurestore.engine.database import Database
@@ -52,13 +54,29 @@ def backup(database: Database, target: Path, since: Path | None, now_us: int) ->
     earlier = None if since is None else _note_of(since)
     if earlier is not None and earlier["store_id"] != database.env.format["store_id"]:
         raise InvalidInput(f"{since} is a backup of another store; an increment needs one of this.")
+    for name in FOLDERS:
+        files.make_folder(target / name)
+    with one_moment(database, target / "engine", now_us) as (entries, note):
+        for entry in entries:
+            _bring(database.root, target, since, entry)
+        _settle(target, entries)
+        files.write_small(target / NOTE, note)
+        return len(entries)
+
+
+@contextlib.contextmanager
+def one_moment(
+    database: Database, engine: Path, now_us: int
+) -> Iterator[tuple[list[manifest.FileEntry], bytes]]:
+    """Copy the environment into a folder; gives what else belongs to a backup of that moment.
+
+    That is the history files, which stay until the end of the block, and the content of the note.
+    """
     database.settle()
     pin = Pin(database.locks)
     try:
-        for name in FOLDERS:
-            files.make_folder(target / name)
-        database.env.copy(target / "engine")
-        copied = Environment(target / "engine", read_only=True)
+        database.env.copy(engine)
+        copied = Environment(engine, read_only=True)
         try:
             with copied.read() as txn:
                 entries = manifest.all_live_files(copied, txn)
@@ -66,19 +84,15 @@ def backup(database: Database, target: Path, since: Path | None, now_us: int) ->
         finally:
             copied.close()
         seam.point("backup.engine_copied")
-        for entry in entries:
-            _bring(database.root, target, since, entry)
         note = {
             "store_id": database.env.format["store_id"],
             "format": database.env.format["format"],
             "seq": seq,
             "made_at": format_us(now_us),
             "files": len(entries),
-            "engine_digest": files.digest(target / "engine" / "data.mdb"),
+            "engine_digest": files.digest(engine / "data.mdb"),
         }
-        _settle(target, entries)
-        _write_note(target, note)
-        return len(entries)
+        yield entries, (json.dumps(note, indent=1) + "\n").encode()
     finally:
         pin.release()
 
@@ -86,7 +100,7 @@ def backup(database: Database, target: Path, since: Path | None, now_us: int) ->
 def _bring(root: Path, target: Path, since: Path | None, entry: manifest.FileEntry) -> None:
     """Bring a file over, and check it."""
     files.make_folder((target / entry.path).parent)
-    if since is not None and files.size(since / entry.path) == entry.size_bytes:
+    if since is not None and _has(since, entry):
         files.link_or_copy(since / entry.path, target / entry.path)
         return
     files.link_or_copy(root / entry.path, target / entry.path)
@@ -95,6 +109,14 @@ def _bring(root: Path, target: Path, since: Path | None, entry: manifest.FileEnt
             f"{entry.path} is damaged: its bytes are not those that were written. The backup in "
             f"{target} is not complete. Run `featurestore verify`."
         )
+
+
+def _has(folder: Path, entry: manifest.FileEntry) -> bool:
+    """Return whether an earlier backup holds a file, as far as its size says."""
+    try:
+        return files.size(folder / entry.path) == entry.size_bytes
+    except FileNotFoundError:
+        return False
 
 
 def _settle(target: Path, entries: list[manifest.FileEntry]) -> None:
@@ -106,10 +128,6 @@ def _settle(target: Path, entries: list[manifest.FileEntry]) -> None:
         target,
     }:
         files.sync_folder(folder)
-
-
-def _write_note(target: Path, note: dict[str, Any]) -> None:
-    files.write_small(target / NOTE, (json.dumps(note, indent=1) + "\n").encode())
 
 
 def _note_of(path: Path) -> dict[str, Any]:

@@ -136,14 +136,6 @@ def write_small(path: Path, text: bytes) -> None:
     publish(temporary, path)
 
 
-def size(path: Path) -> int:
-    """Return the bytes of a file; -1 if there is none."""
-    try:
-        return int(seam.call("stat", path, path.stat).st_size)
-    except FileNotFoundError:
-        return -1
-
-
 def publish_folder(temporary: Path, final: Path) -> None:
     """Give a written folder its final name; when this returns, all in it is durable.
 

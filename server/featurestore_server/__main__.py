@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f'one of {", ".join(ROLES)}, with a pattern of groups as "reader:weather*"',
     )  # fmt: skip
     create.add_argument("--expires-in", metavar="90d")
+    create.add_argument("--rate", type=float, help="requests a second it may make, of each worker")
     rotate = doing.add_parser("rotate", help="give a key a new secret")
     rotate.add_argument("id")
     rotate.add_argument("--grace", default="1d", help="how long the old one works (%(default)s)")
@@ -103,7 +104,8 @@ def _change_keys(keys: Keys, asked: argparse.Namespace) -> int:
         keys.revoke(asked.id)
     else:
         if asked.doing == "create":
-            secret, _ = keys.create(asked.name, asked.role, expires_in=asked.expires_in)
+            options = {"expires_in": asked.expires_in, "rate": asked.rate}
+            secret, _ = keys.create(asked.name, asked.role, **options)
         else:
             secret, _ = keys.rotate(asked.id, grace=asked.grace, expires_in=asked.expires_in)
         print(secret)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from featurestore.errors import AccessDenied, FeatureStoreError, InvalidInput
 from featurestore_server import bulk, docs, history, records, upkeep
 from featurestore_server.access import Door
 from featurestore_server.bodies import Limits
+from featurestore_server.confined import Template
 from featurestore_server.guard import Guard, Lane, answer
 from featurestore_server.jobs import Jobs
 from featurestore_server.lookup import Asking, Lookup, asking
@@ -31,6 +33,8 @@ from featurestore_server.sql_pool import SqlPool
 
 if TYPE_CHECKING:
     from featurestore_server.guard import Message, Receive, Scope, Send
+
+log = logging.getLogger("featurestore.server")
 
 _LOCAL = (b"localhost", b"127.0.0.1", b"[::1]")
 _OWN_SITES = (None, b"none", b"same-origin")
@@ -74,10 +78,12 @@ class Application(FastAPI):
         self._cleanup = contextlib.ExitStack()
         database = open_database(store.path)
         self._cleanup.callback(database.close)
-        door = Door(store, database)
+        door = Door(store, database, self.limits.key_rate)
+        template = Template()
         self.guard = Guard(self.limits)
         metrics = Metrics()
         work = Lane("do long work", self.limits.concurrent_work, self.limits.waiting_work)
+        ingests = Lane("ingest", self.limits.concurrent_ingests, self.limits.waiting_work)
         writes = Lane("write", self.limits.concurrent_writes, self.limits.concurrent)
         if folder is None:
             folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
@@ -87,9 +93,11 @@ class Application(FastAPI):
             limits=self.limits,
             metrics=metrics,
             writes=writes,
+            ingests=ingests,
             work=work,
             jobs=Jobs(folder, work),
-            sql=SqlPool(door, self.limits),
+            template=template,
+            sql=SqlPool(door, self.limits, template),
         )
         self.state.parts = self._parts
         self._lookup = Lookup(door, self.guard, self.limits, metrics, door.now_us)
@@ -151,15 +159,31 @@ class Application(FastAPI):
 
     @contextlib.asynccontextmanager
     async def _life(self, _app: FastAPI) -> AsyncIterator[None]:
-        self._parts.sql.warm_up()
-        telling = asyncio.create_task(self._parts.metrics.tell())
+        self._parts.template.start()
+        telling = [
+            asyncio.create_task(self._parts.metrics.tell()),
+            asyncio.create_task(self._tell_log()),
+        ]
         yield
-        telling.cancel()
+        for task in telling:
+            task.cancel()
+
+    async def _tell_log(self) -> None:
+        """Write reads and refusals to the log, again and again."""
+        door = self._parts.door
+        while True:
+            await asyncio.sleep(self.limits.audit_seconds)
+            try:
+                await asyncio.to_thread(door.counts.write, door.database)
+            except FeatureStoreError:
+                log.exception("the log could not be told of reads and refusals")
 
     async def finish(self) -> None:
         """Wait for jobs, end what was started, let go of the store."""
         await self._parts.jobs.drain()
-        self._parts.sql.close()
+        self._parts.template.close()
+        with contextlib.suppress(FeatureStoreError):
+            self._parts.door.counts.write(self._parts.door.database)
         self._cleanup.close()
 
     def openapi(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The log of changes: who changed what, in the transaction of the change itself.
+"""The log: who changed what, in the transaction of the change itself; who read, who was refused.
 
 ::
 
@@ -6,11 +6,15 @@
 
     hash of row n = SHA-256(hash of row n - 1 | JSON of row n)
 
-A row is written by the commit that it tells of (:func:`featurestore.engine.writer.witnessed`), so
-there is no change without a row and no row without a change; a call that changed nothing, a
-replay or a put of what is there already, has none.  Values and secrets are never in it.  Rows
-are only appended; each hash covers all rows before it, so :func:`verify` sees any row changed or
-removed but the last ones, and a head that was noted elsewhere shows that too.
+A change's row is written by the commit that it tells of
+(:func:`featurestore.engine.writer.witnessed`), so there is no change without a row and no row
+without a change; a call that changed nothing, a replay or a put of what is there already, has
+none.  Reads and refusals are counted, and written together every minute and at the end: a row for
+each key and verb, with the number for each group.  A server that is killed loses the counts since.
+
+Values and secrets are never in it.  Rows are only appended; each hash covers all rows before it,
+so :func:`verify` sees any row changed or removed but the last ones, and a head that was noted
+elsewhere shows that too.
 """
 
 from __future__ import annotations
@@ -18,18 +22,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import secrets
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from featurestore.event_time import format_us
-from featurestore.storage import catalog
+from featurestore.event_time import format_us, system_clock
+from featurestore.storage import catalog, requests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from featurestore.engine.database import Database
     from featurestore.engine.writer import Commit
+    from featurestore.storage.requests import Request
 
+_COUNTS_MAX = 1000
+_GROUP_MAX = 64
 _NUMBER = struct.Struct(">Q")
 _HASH_BYTES = 32
 GENESIS = bytes(_HASH_BYTES)
@@ -69,6 +77,51 @@ def _chained(last: bytes, text: bytes) -> bytes:
     return hashlib.sha256(last + text).digest()
 
 
+class Replayed(Exception):
+    """The request was done before; ``result`` is what came of it then."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__(result)
+        self.result = result
+
+
+class Once:
+    """Makes a change count once: its result is stored by its own first transaction.
+
+    Parameters
+    ----------
+    request : Request
+        Its id, whose it is, and a digest of what was asked.
+    answer : callable
+        Gives the result, JSON, from the catalog as the change has left it.
+    """
+
+    def __init__(self, request: Request, answer: Callable[[Commit], Any]) -> None:
+        self._request = request
+        self._answer = answer
+        self._by = secrets.token_hex(8)
+
+    def begin(self, commit: Commit) -> None:
+        """Stop a change that was made before.
+
+        Raises
+        ------
+        Replayed
+            With its result.
+        """
+        row = requests.find(commit.env, commit.txn, self._request, commit.write_time_us)
+        # What this very change has stored lets its later transactions pass.
+        if row is not None and row["by"] != self._by:
+            raise Replayed(row["result"])
+
+    def end(self, commit: Commit) -> None:
+        """Store what came of it."""
+        env, txn, now_us = commit.env, commit.txn, commit.write_time_us
+        if requests.find(env, txn, self._request, now_us) is None:
+            row = {"result": self._answer(commit), "by": self._by}
+            requests.save(env, txn, self._request, now_us, row)
+
+
 class Witness:
     """Adds a row behind the work of each transaction of one call, if that changed anything.
 
@@ -78,21 +131,77 @@ class Witness:
         Who does what: ``who``, ``key_id``, ``verb``, ``groups``, ``request_id``.
     always : bool
         Also for work that moves neither seq nor catalog, such as a new API key.
+    once : Once, optional
+        Does nothing that was done before under the same request id.
     """
 
-    def __init__(self, facts: dict[str, Any], *, always: bool = False) -> None:
+    def __init__(
+        self, facts: dict[str, Any], *, always: bool = False, once: Once | None = None
+    ) -> None:
         self._facts = facts
         self._always = always
+        self._once = once
 
     @contextlib.contextmanager
     def __call__(self, commit: Commit) -> Iterator[None]:
         """Stand around the work of one transaction."""
+        if self._once is not None:
+            self._once.begin(commit)
         seq, version = commit.last_seq, catalog.version(commit.env, commit.txn)
         yield
         moved = commit.last_seq > seq
         if moved or self._always or catalog.version(commit.env, commit.txn) != version:
             seqs = {"first_seq": seq + 1, "last_seq": commit.last_seq} if moved else {}
             append(commit, {**self._facts, **seqs})
+        if self._once is not None:
+            self._once.end(commit)
+
+
+class Counts:
+    """Reads and refusals since they were last written, counted by whoever has asked."""
+
+    def __init__(self) -> None:
+        #: By key id, key name, verb, group, and whether it was allowed.
+        self.seen: dict[tuple[str, str, str, str, bool], int] = {}
+        self._since_us = system_clock()
+
+    def add(self, key_id: str, name: str, verb: str, group: str, *, allowed: bool) -> None:
+        """Count one."""
+        asked = (key_id, name, verb, group[:_GROUP_MAX], allowed)
+        seen = self.seen
+        if asked not in seen and len(seen) >= _COUNTS_MAX:
+            asked = (key_id, name, verb, "…", allowed)  # who makes names up does not fill the log
+        seen[asked] = seen.get(asked, 0) + 1
+
+    def write(self, database: Database) -> int:
+        """Write the counts as rows; returns how many."""
+        seen, self.seen = self.seen, {}
+        since_us, self._since_us = self._since_us, system_clock()
+        if not seen:
+            return 0
+        by_verb: dict[tuple[str, str, str, bool], dict[str, int]] = {}
+        for (key_id, name, verb, group, allowed), count in seen.items():
+            by_verb.setdefault((key_id, name, verb, allowed), {})[group] = count
+        told = [
+            {
+                "who": name,
+                "key_id": key_id,
+                "verb": verb,
+                "result": "allowed" if allowed else "refused",
+                "since": format_us(since_us),
+                "count": sum(counts.values()),
+                "groups": sorted(counts),
+                "counts": counts,
+            }
+            for (key_id, name, verb, allowed), counts in sorted(by_verb.items())
+        ]
+
+        def work(commit: Commit) -> None:
+            for facts in told:
+                append(commit, facts)
+
+        database.writer.call(work, system_clock(), bytes_needed=512 * len(told) + 64 * len(seen))
+        return len(told)
 
 
 def rows(database: Database, after: int = -1, limit: int = 1000) -> list[Row]:

@@ -9,8 +9,9 @@ lines      one at a time, none longer than a limit
 Arrow      :class:`ArrowGate` reads the frames of the stream ahead of Arrow: no compression, no
            batch longer than a limit, and no more rows than its bytes can hold; of the schema only
            types that a feature, or a label, can have.  Then every offset is checked
-Parquet    spooled to a file; rows x columns from its footer; read in small batches, strings as
-           dictionaries, and measured once more before those are unfolded
+Parquet    spooled to a file, and read by a process of its own that may be killed: rows x columns
+           from its footer; small batches, strings as dictionaries, measured once more before
+           those are unfolded; what comes out of it is read as Arrow
 =========  =====================================================================================
 """
 
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
 
 
 class Limits(NamedTuple):
-    """How much one request may bring, take and hold; bytes, seconds, rows."""
+    """How much one request may bring, take and hold; bytes, seconds, rows.
+
+    Attributes
+    ----------
+    key_rate : float
+        Requests a second of an API key that has no rate of its own, of each worker; 0 for any.
+    audit_seconds : float
+        How often the log is told of reads and refusals.
+    """
 
     json_bytes: int = 4 << 20
     line_bytes: int = 1 << 20
@@ -42,6 +51,7 @@ class Limits(NamedTuple):
     bytes_per_second: int = 4096
     concurrent: int = 1024
     concurrent_writes: int = 64
+    concurrent_ingests: int = 4
     concurrent_work: int = 4
     waiting_work: int = 64
     sql_seconds: float = 30.0
@@ -49,8 +59,13 @@ class Limits(NamedTuple):
     sql_processes: int = 2
     sql_result_bytes: int = 256 << 20
     sql_rows: int = 10_000_000
+    join_memory_bytes: int = 512 << 20
+    decode_memory_bytes: int = 1 << 30
+    decode_seconds: float = 30.0
     drain_seconds: float = 10.0
     streams: int = 256
+    key_rate: float = 0.0
+    audit_seconds: float = 60.0
 
 
 Chunks = Callable[[], bytes]  # gives the next piece of a body, b"" at its end
@@ -217,8 +232,7 @@ class ArrowGate:
             rows = batch.number(0, "<q")
             if batch.table(3) is not None:
                 raise InvalidInput(
-                    "The Arrow stream is compressed, which is not taken: compress the whole body "
-                    "on the way, or write the stream without."
+                    "The Arrow stream is compressed, which is not taken. Write the stream without."
                 )
             if not 0 <= rows <= max(_FREE_ROWS, 8 * body_bytes):
                 raise TooLarge(
@@ -277,7 +291,7 @@ def arrow_batches(body: BodyFile, limits: Limits) -> tuple[pa.Schema, Iterator[p
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _refused(error) from error
 
-    return reader.schema, batches()
+    return plain_schema(reader.schema), batches()
 
 
 def _refused(error: BaseException) -> Exception:
@@ -338,16 +352,19 @@ def unfolded(batch: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
                 f"{limits.decoded_bytes:,} bytes. Write smaller batches."
             )
         columns.append(column.dictionary_decode())
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    return pa.RecordBatch.from_arrays(columns, schema=plain_schema(batch.schema))
 
 
 # ── Parquet ──────────────────────────────────────────────────────────────────────────────────
 
 _PARQUET_ROWS = 8192
+_PARQUET_BATCH_BYTES = 8 << 20
 
 
 def parquet_batches(file: BinaryIO, limits: Limits) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Read a spooled Parquet file; returns its schema, and its batches one by one.
+    """Read a Parquet file; returns its schema, and its batches one by one.
+
+    Only in a process that may be killed: see :mod:`featurestore_server.parquet_process`.
 
     Its footer says how many rows and columns there are, and lies at most about how large the
     values are; text is therefore read as dictionaries, which take what the file takes.
@@ -362,17 +379,26 @@ def parquet_batches(file: BinaryIO, limits: Limits) -> tuple[pa.Schema, Iterator
         file.seek(0)
         opened = pq.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True)
         _require_small(opened.metadata, limits)
+        rows = _rows_at_once(opened.metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(f"The body cannot be read as Parquet: {error}") from error
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            for batch in opened.iter_batches(batch_size=_PARQUET_ROWS):
+            for batch in opened.iter_batches(batch_size=rows, use_threads=False):
                 yield unfolded(batch, limits)
         except (pa.ArrowException, OSError) as error:
             raise InvalidInput(f"The body cannot be read as Parquet: {error}") from error
 
-    return schema, batches()
+    return plain_schema(opened.schema_arrow), batches()
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """Return of how many rows a batch takes some megabytes, by what the footer says."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    size = sum(int(group.total_byte_size) for group in groups)
+    rows = _PARQUET_BATCH_BYTES * int(metadata.num_rows) // max(size, 1)
+    return max(1, min(_PARQUET_ROWS, rows))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -415,12 +441,17 @@ def whole_table(schema: pa.Schema, batches: Iterator[pa.RecordBatch], limits: Li
         held.append(batch)
     if held:
         return pa.Table.from_batches(held)
-    return pa.Table.from_batches([], schema=_plain_schema(schema))
+    return pa.Table.from_batches([], schema=schema)
 
 
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return a schema without dictionaries: what :func:`unfolded` gives."""
     import pyarrow as pa
 
     return pa.schema(
-        (f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in schema
+        [
+            pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type)
+            for f in schema
+        ],
+        metadata=schema.metadata,
     )

@@ -6,7 +6,6 @@ upload of any length takes the memory of a chunk.  Options stand in the query; t
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -14,24 +13,13 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from featurestore import wire
-from featurestore.engine.sources import CHUNK_DICTS
-from featurestore.errors import InvalidInput, TooLarge
-from featurestore_server.answers import JSON, JsonAnswer, table_answer
-from featurestore_server.bodies import (
-    BodyFile,
-    Limits,
-    arrow_batches,
-    json_lines,
-    parquet_batches,
-    too_large,
-    whole_table,
-)
-from featurestore_server.lookup import lookups_of, read_entities, references_word
+from featurestore_server.answers import JSON, JsonAnswer, Spool, spool_answer
+from featurestore_server.bodies import BodyFile
+from featurestore_server.lookup import lookups_of, references_word
 from featurestore_server.parts import (
     BINARY,
     Accept,
     Here,
-    Parts,
     Prefer,
     RequestId,
     Who,
@@ -39,19 +27,19 @@ from featurestore_server.parts import (
     takes,
 )
 from featurestore_server.records import Exact, GroupName
+from featurestore_server.uploads import (
+    labels_in,
+    media_type,
+    read_again,
+    rows_in,
+    spooled_body,
+)
 
 router = APIRouter(prefix="/v1", tags=["tables"])
 
-_TABLE_BYTES = 64 << 20
-_COPY_BYTES = 1 << 20
-
 _ROWS = {"type": "array", "items": {"type": "object"}}
+_LABEL = '{"origin": "JFK", "event_time": "2013-01-01T05:30:00Z"}\n'
 _LINE = '{"origin": "JFK", "time_hour": "2013-01-01T05:00:00Z", "temp": 39.0}\n'
-
-
-def media_type(request: Request) -> str:
-    """Return what a body says it is."""
-    return request.headers.get("content-type", JSON).split(";")[0].strip().lower()
 
 
 def wants_job(prefer: str | None) -> bool:
@@ -103,7 +91,6 @@ async def ingest(
 ) -> Response:
     kind = media_type(request)
     limit = here.limits.whole_bytes if whole else here.limits.upload_bytes
-    body = body_file(request, limit)
     options: dict[str, Any] = {
         "id": id or request_id,
         "tz": tz,
@@ -117,102 +104,22 @@ async def ingest(
     def work(source: BodyFile, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
         with here.door.enter(who, "ingest", [name], request_id) as store:
             group = store.describe_feature_group(name)
-            with tempfile.TemporaryFile() as spool:
-                data = _rows_in(kind, source, spool, here.limits, group, whole=whole, exactly=exact)
-                found = store.ingest(name, data, progress=progress, **options)
+            how: dict[str, Any] = {"whole": whole, "exactly": exact}
+            with rows_in(kind, source, here.limits, here.template, group, **how) as rows:
+                found = store.ingest(name, rows, progress=progress, **options)
         counts = ("accepted", "late", "expired", "rejected", "replayed")
         return {count: getattr(found, count) for count in counts}
 
     if not wants_job(prefer):
-        return JsonAnswer(await here.work.run(work, body))
+        return JsonAnswer(await here.ingests.run(work, await body_file(request, limit)))
     # The upload has to be over before its connection is: it waits in a file.
-    spooled = await here.work.run(_spooled, body)
+    spool = await spooled_body(request, limit)
 
     def later(progress: Callable[[int], None]) -> dict[str, Any]:
-        with spooled:
-            return work(BodyFile(lambda: spooled.read(_COPY_BYTES), limit), progress)
+        with spool:
+            return work(read_again(spool, limit), progress)
 
     return job_answer(await here.jobs.start("ingest", who, later))
-
-
-def _spooled(body: BodyFile) -> Any:
-    spool = tempfile.TemporaryFile()  # noqa: SIM115  closed by the job
-    while piece := body.read(_COPY_BYTES):
-        spool.write(piece)
-    spool.seek(0)
-    return spool
-
-
-def _rows_in(
-    kind: str,
-    body: BodyFile,
-    spool: Any,
-    limits: Limits,
-    group: Any,
-    *,
-    whole: bool,
-    exactly: bool = False,
-) -> Any:
-    """Return a body as what the engine ingests: a table if it is to be whole, else a stream."""
-    if kind in (wire.JSON_LINES, "application/jsonl", "application/x-jsonlines"):
-        rows = _lines(body, limits, group, exactly=exactly)
-        return list(rows) if whole else rows
-    if kind == JSON:
-        text = body.read(limits.json_bytes + 1)
-        if len(text) > limits.json_bytes:
-            raise too_large("The body", limits.json_bytes)
-        found = wire.loads(text)
-        if not isinstance(found, list):
-            raise InvalidInput("The body is no JSON array of records.")
-        return [wire.read_record(group, row, exactly=exactly) for row in found]
-    if kind == wire.ARROW:
-        schema, batches = arrow_batches(body, limits)
-    elif kind == wire.PARQUET:
-        while piece := body.read(_COPY_BYTES):
-            spool.write(piece)
-        spool.seek(0)
-        schema, batches = parquet_batches(spool, limits)
-    else:
-        raise InvalidInput(
-            f'A body of the type "{kind}" is not taken; send {JSON}, {wire.JSON_LINES}, '
-            f"{wire.ARROW} or {wire.PARQUET}."
-        )
-    return whole_table(schema, batches, limits) if whole else _tables(batches)
-
-
-def _tables(batches: Iterator[Any]) -> Iterator[Any]:
-    """Gather batches to tables of a fair size."""
-    held, size = [], 0
-    for batch in batches:
-        held.append(batch)
-        size += batch.nbytes
-        if size >= _TABLE_BYTES:
-            yield _table(held)
-            held, size = [], 0
-    if held:
-        yield _table(held)
-
-
-def _table(batches: list[Any]) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_batches(batches)
-
-
-def _lines(
-    body: BodyFile, limits: Limits, group: Any, *, exactly: bool
-) -> Iterator[dict[str, Any]]:
-    """Yield the records of JSON lines; the engine holds as many of them as make a chunk."""
-    began = 0
-    for number, row in enumerate(json_lines(body, limits)):
-        if number % CHUNK_DICTS == 0:
-            began = body.taken
-        elif body.taken - began > limits.whole_bytes:
-            raise TooLarge(
-                f"{CHUNK_DICTS:,} lines take more than {limits.whole_bytes:,} bytes. Send "
-                "records as large as these as an Arrow stream."
-            )
-        yield wire.read_record(group, row, exactly=exactly)
 
 
 # ── the join ─────────────────────────────────────────────────────────────────────────────────
@@ -223,6 +130,7 @@ def _lines(
     summary="Join labels with what was known at their times",
     openapi_extra=takes(
         (JSON, _ROWS, [{"origin": "JFK", "event_time": "2013-01-01T05:30:00Z"}]),
+        (wire.JSON_LINES, {"type": "string"}, _LABEL),
         (wire.ARROW, BINARY, None),
         (wire.PARQUET, BINARY, None),
     ),
@@ -244,6 +152,9 @@ async def point_in_time(
     known: Annotated[Literal["event_time", "write_time"], Query()] = "event_time",
     tz: Annotated[str | None, Query(description="Zone of times without one.")] = None,
     with_status: bool = False,
+    explain: Annotated[
+        bool, Query(description="Also say where each answer came from, and by which rule.")
+    ] = False,
     prefer: Prefer = None,
     accept: Accept = None,
 ) -> Response:
@@ -251,40 +162,30 @@ async def point_in_time(
         here.door, who, "point_in_time", [references_word(word) for word in features]
     )
     kind = media_type(request)
-    body = body_file(request, here.limits.whole_bytes)
     moment: Any = as_of
     if as_of is not None and as_of.lstrip("-").isdigit():
         moment = int(as_of)
+    how: dict[str, Any] = {"label_time": label_time, "as_of": moment, "known": known, "tz": tz}
+    how |= {"with_status": with_status, "explain": explain, "stream": True}
+    how |= {"memory_limit": here.limits.join_memory_bytes}
+    groups = here.door.database.catalog().groups
+    spool = await spooled_body(request, here.limits.upload_bytes)
 
-    def labels() -> Any:
-        with tempfile.TemporaryFile() as spool:
-            if kind == JSON:
-                return _json_labels(body, here, lookups)
-            return _rows_in(kind, body, spool, here.limits, None, whole=True)
-
-    def join(given: Any) -> Any:
+    def join(progress: Callable[[int], None] = lambda _: None) -> Spool:
         store = here.door.reading(who, "point_in_time", {lookup.group for lookup in lookups})
-        return store.point_in_time(
-            given,
-            list(lookups),
-            label_time,
-            as_of=moment,
-            known=known,
-            tz=tz,
-            with_status=with_status,
-        )
+        with labels_in(kind, spool, here.limits, here.template, groups, lookups) as labels:
+            answer = store.point_in_time(labels, list(lookups), **how)
+            return Spool.of(answer.schema, _counted(answer, progress))
 
     if wants_job(prefer):
-        held = await here.work.run(labels)
-        return job_answer(await here.jobs.start("point_in_time", who, lambda _: join(held)))
-    return table_answer(await here.work.run(lambda: join(labels())), accept)
+        return job_answer(await here.jobs.start("point_in_time", who, join))
+    return spool_answer(await here.work.run(join), accept)
 
 
-def _json_labels(body: BodyFile, here: Parts, lookups: Any) -> Any:
-    text = body.read(here.limits.json_bytes + 1)
-    if len(text) > here.limits.json_bytes:
-        raise too_large("The body", here.limits.json_bytes)
-    rows = wire.loads(text)
-    if not isinstance(rows, list):
-        raise InvalidInput("The body is no JSON array of labels.")
-    return read_entities(here.door.database.catalog().groups, lookups, rows)
+def _counted(batches: Any, progress: Callable[[int], None]) -> Iterator[Any]:
+    """Pass batches on, and tell of their rows."""
+    rows = 0
+    for batch in batches:
+        yield batch
+        rows += batch.num_rows
+        progress(rows)

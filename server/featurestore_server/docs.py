@@ -195,7 +195,8 @@ _GROUP = {"id": 1, "name": "weather", "record_identifier": ["origin"], "event_ti
 _VIEW = {"name": "late_flights", "lookups": [{"group": "weather", "features": ["temp"]}],
          "description": "", "created_at_us": 0}  # fmt: skip
 _ROWS = [{"origin": "JFK", "temp": 39.0}]
-_KEY = {"id": "4f1d", "name": "trainer", "roles": ["reader:*"], "expires_at": [None]}
+_KEY = {"id": "4f1d", "name": "trainer", "roles": ["reader:*"], "rate": None,
+        "created_at": "2013-01-01T05:00:00Z", "expires_at": [None]}  # fmt: skip
 
 #: What routes answer, by operation: an example, from which the schema's type follows.
 EXAMPLES: dict[str, Any] = {
@@ -205,6 +206,7 @@ EXAMPLES: dict[str, Any] = {
     "update_group": _GROUP,
     "put_record": _PUT,
     "write_records": [_PUT],
+    "update_record": _PUT,
     "delete_record": _PUT,
     "scan": {"records": _ROWS, "token": "81f0"},
     "create_view": _VIEW,
@@ -214,6 +216,8 @@ EXAMPLES: dict[str, Any] = {
     "point_in_time": [{"origin": "JFK", "event_time": "2013-01-01T05:30:00Z", "temp": 39.0}],
     "sql": _ROWS,
     "snapshot": {"seq": 7},
+    "create_consumer": {"name": "replica", "seq": 0},
+    "acknowledge": {"consumer": "replica", "seq": 7},
     "flush": {"rows": 1000},
     "compact": {"rows": 1000},
     "verify": {"faults": []},

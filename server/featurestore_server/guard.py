@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from featurestore.errors import InvalidInput
-from featurestore_server.problems import TooManyRequests, TooSlow, problem
+from featurestore_server.problems import Encoded, TooManyRequests, TooSlow, problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
@@ -115,6 +115,14 @@ class Guard:
 
 def _busy(limit: int) -> TooManyRequests:
     return TooManyRequests(f"{limit:,} requests are under way. Send this one again in a moment.")
+
+
+def require_plain_encoding(encoding: str | None) -> None:
+    """Refuse a body with a content encoding: a few bytes of it may mean any number."""
+    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
+        raise Encoded(
+            f'A body with the content encoding "{encoding:.50}" is not taken; send it plain.'
+        )
 
 
 async def answer(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:

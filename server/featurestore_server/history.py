@@ -7,19 +7,21 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from featurestore import wire
-from featurestore.errors import InvalidInput, InvalidQuery
-from featurestore_server.access import Caller
-from featurestore_server.answers import JSON, JsonAnswer, dumps, table_answer
-from featurestore_server.bodies import BodyFile, arrow_batches, whole_table
-from featurestore_server.bulk import media_type
-from featurestore_server.parts import BINARY, Accept, Here, Parts, Who, body_file, model_body, takes
+from featurestore.errors import InvalidQuery
+from featurestore.storage import consumers
+from featurestore_server.access import EVERYTHING, Caller, nothing
+from featurestore_server.answers import JSON, JsonAnswer, dumps, spool_answer
+from featurestore_server.bodies import arrow_batches, whole_table
+from featurestore_server.parts import BINARY, Accept, Here, Parts, RequestId, Who, model_body, takes
 from featurestore_server.problems import TooManyRequests
 from featurestore_server.records import Body
 from featurestore_server.sql_pool import Query as SqlQuery
 from featurestore_server.sql_pool import read_params
+from featurestore_server.uploads import media_type, read_again, spooled_body
 
 router = APIRouter(prefix="/v1")
 
@@ -62,8 +64,8 @@ async def sql(
         if query is None:
             raise InvalidQuery("Tables were sent, and no query: give it as ?query=.")
         text, values = query, None if params is None else wire.loads(params)
-        body = body_file(request, here.limits.whole_bytes)
-        lent = await here.work.run(_lent, body, here)
+        spooled = await spooled_body(request, here.limits.whole_bytes)
+        lent = await here.work.run(_lent, spooled, here)
     else:
         asked = await model_body(request, here.limits, NewQuery)
         text, values = asked.query, asked.params
@@ -71,25 +73,22 @@ async def sql(
     running = SqlQuery()
     watching = asyncio.create_task(_stop_when_gone(request, running))
     try:
-        table = await here.work.run(here.sql.run, who, text, values, lent, running)
+        spool = await here.work.run(here.sql.run, who, text, values, lent, running)
     finally:
         watching.cancel()
-    return table_answer(table, accept)
+    return spool_answer(spool, accept)
 
 
-def _lent(body: BodyFile, here: Parts) -> dict[str, Any]:
+def _lent(spooled: Any, here: Parts) -> dict[str, Any]:
+    """Return the tables that were sent, one stream behind the other."""
     found: dict[str, Any] = {}
-    while True:
-        try:
+    with spooled:
+        body = read_again(spooled, here.limits.whole_bytes)
+        while not (found and body.ended):
             schema, batches = arrow_batches(body, here.limits)
-        except InvalidInput:
-            if found and body.ended:
-                return found
-            raise
-        name = (schema.metadata or {}).get(b"group", b"").decode()
-        found[name] = whole_table(schema, batches, here.limits)
-        if body.ended:
-            return found
+            name = (schema.metadata or {}).get(b"group", b"").decode("utf-8", "replace")
+            found[name] = whole_table(schema, batches, here.limits)
+    return found
 
 
 async def _stop_when_gone(request: Request, running: SqlQuery) -> None:
@@ -122,23 +121,36 @@ async def changes(
     who: Who,
     since: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="Behind this seq.")] = None,
     group: Annotated[list[str] | None, Query(description="Of these groups; else all.")] = None,
+    consumer: Annotated[
+        str | None, Query(description="A consumer: behind what it has acknowledged.")
+    ] = None,
     follow: Annotated[bool, Query(description="Go on as records are accepted.")] = True,
     exact: Annotated[bool, Query(include_in_schema=False)] = False,
     last_event_id: Annotated[str | None, Header(description="Behind this seq, too.")] = None,
 ) -> Response:
-    if since is None:
-        since = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
+    if since is None and last_event_id and last_event_id.isdigit():
+        since = min(int(last_event_id[:19]), 2**63 - 1)
     names = group if group is not None else _readable(here, who)
     store = here.door.reading(who, "changes", names)
     known = {name: store.describe_feature_group(name) for name in names}
     if group is not None:
         names = list(known)
+    if consumer is not None:
+        mark = await here.work.run(_mark, here, consumer)
+        since = mark if since is None else since
     if follow and here.guard.streams >= here.limits.streams:
         raise TooManyRequests(f"{here.limits.streams} streams of changes are open already.")
-    events = _events(here, store, names, since, follow=follow, exactly=exact)
+    events = _events(here, store, names, since or 0, follow=follow, exactly=exact)
     return StreamingResponse(
         events, media_type="text/event-stream", headers={"cache-control": "no-store"}
     )
+
+
+def _mark(here: Parts, name: str) -> int:
+    """Return what a consumer has acknowledged."""
+    database = here.door.database
+    with database.read() as txn:
+        return consumers.get(database.env, txn, name).seq
 
 
 def _readable(here: Parts, who: Caller) -> list[str]:
@@ -189,3 +201,89 @@ def _page(found: Any) -> list[dict[str, Any]]:
 async def snapshot(here: Here, who: Who) -> Response:
     who.require_some("snapshot")
     return JsonAnswer({"seq": here.door.reading(who, "snapshot", ()).snapshot()})
+
+
+# ── consumers ────────────────────────────────────────────────────────────────────────────────
+
+
+class NewConsumer(Body):
+    """A consumer of the changes: what it has not acknowledged is held for it, so long."""
+
+    name: str = Field(min_length=1, max_length=256)
+    since: int = Field(default=0, ge=0, le=2**63 - 1)
+    max_lag: str | None = "7d"
+    max_lag_records: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    exist_ok: bool = False
+
+
+class Acknowledged(Body):
+    """How far a consumer has come."""
+
+    consumer: str
+    seq: int = Field(ge=0, le=2**63 - 1)
+
+
+@router.post(
+    "/consumers",
+    status_code=201,
+    tags=["history"],
+    summary="Follow the changes under a name",
+    openapi_extra=takes((JSON, NewConsumer, {"name": "replica", "max_lag": "7d"})),
+)
+async def create_consumer(
+    request: Request, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
+    asked = await model_body(request, here.limits, NewConsumer)
+    given = asked.model_dump()
+
+    def act(once: Any) -> dict[str, Any]:
+        with here.door.enter(who, "create_consumer", [EVERYTHING], request_id, once) as store:
+            return {"name": asked.name, "seq": store.create_consumer(**given)}
+
+    def answer(commit: Any) -> dict[str, Any]:
+        return {"name": asked.name, "seq": consumers.get(commit.env, commit.txn, asked.name).seq}
+
+    work = (who, "create_consumer", request_id, given, act, answer)
+    return JsonAnswer(await here.writes.run(here.door.once, *work), status_code=201)
+
+
+@router.post(
+    "/consumers/acknowledge",
+    tags=["history"],
+    summary="Say up to which seq a consumer has dealt with the changes",
+    openapi_extra=takes((JSON, Acknowledged, {"consumer": "replica", "seq": 7})),
+)
+async def acknowledge(
+    request: Request, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
+    asked = await model_body(request, here.limits, Acknowledged)
+
+    def act(once: Any) -> dict[str, Any]:
+        with here.door.enter(who, "acknowledge", [EVERYTHING], request_id, once) as store:
+            store.acknowledge(asked.consumer, asked.seq)
+        return answer(None)
+
+    def answer(_commit: Any) -> dict[str, Any]:
+        return {"consumer": asked.consumer, "seq": asked.seq}
+
+    work = (who, "acknowledge", request_id, asked.model_dump(), act, answer)
+    return JsonAnswer(await here.writes.run(here.door.once, *work))
+
+
+@router.delete(
+    "/consumers", status_code=204, tags=["history"], summary="Hold nothing for a consumer any more"
+)
+async def delete_consumer(
+    here: Here,
+    who: Who,
+    name: Annotated[str, Query(min_length=1, max_length=256, description="The consumer.")],
+    *,
+    request_id: RequestId = None,
+) -> Response:
+    def act(once: Any) -> None:
+        with here.door.enter(who, "delete_consumer", [EVERYTHING], request_id, once) as store:
+            store.delete_consumer(name)
+
+    work = (who, "delete_consumer", request_id, name, act, nothing)
+    await here.writes.run(here.door.once, *work)
+    return Response(status_code=204)

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from featurestore.errors import InvalidInput
+from featurestore_server.answers import Spool
 from featurestore_server.problems import problem
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from featurestore_server.access import Caller
     from featurestore_server.guard import Lane
 
@@ -53,7 +52,7 @@ class Jobs:
         Parameters
         ----------
         work : callable
-            Run on a thread with a function to tell the rows done; gives a table or JSON.
+            Run on a thread with a function to tell the rows done; gives a Spool or JSON.
         """
         self._forget_old()
         job = secrets.token_hex(12)
@@ -79,9 +78,9 @@ class Jobs:
             state["state"] = "running"
             self._save(state)
             found = work(progress)
-            if hasattr(found, "schema"):
-                self._save_table(state["id"], found)
-                return {"rows": found.num_rows, "table": True}
+            if isinstance(found, Spool):
+                found.save(self.table(state["id"]))
+                return {"rows": found.rows, "table": True}
             return found
 
         try:
@@ -123,13 +122,6 @@ class Jobs:
         making = path.with_suffix(".making")
         making.write_bytes(orjson.dumps(state))
         making.rename(path)
-
-    def _save_table(self, job: str, table: pa.Table) -> None:
-        from featurestore_server.answers import arrow_stream
-
-        with self.table(job).open("wb") as file:
-            for piece in arrow_stream({"": table}):
-                file.write(piece)
 
     def _forget_old(self) -> None:
         oldest = time.time() - KEPT_SECONDS

@@ -15,10 +15,11 @@ from featurestore import wire
 from featurestore.errors import InvalidInput
 from featurestore_server.access import Caller, Door
 from featurestore_server.bodies import BodyFile, Limits, too_large
-from featurestore_server.guard import Guard, Lane, body_chunks
+from featurestore_server.guard import Guard, Lane, body_chunks, require_plain_encoding
 from featurestore_server.lookup import asking
 
 if TYPE_CHECKING:
+    from featurestore_server.confined import Template
     from featurestore_server.jobs import Jobs
     from featurestore_server.metrics import Metrics
     from featurestore_server.sql_pool import SqlPool
@@ -32,8 +33,8 @@ class Parts:
 
     Attributes
     ----------
-    writes, work : Lane
-        Threads for single writes, and for long work.
+    writes, ingests, work : Lane
+        Threads for single writes, for ingests, and for other long work.
     """
 
     door: Door
@@ -41,8 +42,10 @@ class Parts:
     limits: Limits
     metrics: Metrics
     writes: Lane
+    ingests: Lane
     work: Lane
     jobs: Jobs
+    template: Template
     sql: SqlPool
 
 
@@ -82,8 +85,14 @@ Prefer = Annotated[
 # ── bodies ───────────────────────────────────────────────────────────────────────────────────
 
 
+def require_plain(request: Request) -> None:
+    """Refuse a body that is compressed: a few bytes of it may mean any number."""
+    require_plain_encoding(request.headers.get("content-encoding"))
+
+
 async def json_body(request: Request, limits: Limits) -> Any:
     """Read a JSON body strictly."""
+    require_plain(request)
     held, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -110,10 +119,15 @@ def sentence_of(faults: Any) -> str:
     return f"The request is not of the form it needs: {'; '.join(told)}."
 
 
-def body_file(request: Request, limit: int) -> BodyFile:
-    """Return a body as a file, for a thread of a lane to read as it comes."""
+async def body_file(request: Request, limit: int) -> BodyFile:
+    """Return a body as a file, for a thread of a lane to read as it comes.
+
+    Its first piece is waited for here: who sends none takes nobody's thread.
+    """
+    require_plain(request)
     next_chunk = body_chunks(request.receive)
-    return BodyFile(lambda: anyio.from_thread.run(next_chunk), limit)
+    first = [await next_chunk()]
+    return BodyFile(lambda: first.pop() if first else anyio.from_thread.run(next_chunk), limit)
 
 
 def takes(*bodies: tuple[str, Any, Any]) -> dict[str, Any]:

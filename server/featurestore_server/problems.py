@@ -16,6 +16,7 @@ and ``accepted`` are those of a refused table or stream.
 from __future__ import annotations
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -33,6 +34,9 @@ STATUS: dict[type[BaseException], int] = {
     errors.InvalidInput: 400,
     errors.UnknownFeatureGroup: 404,
     errors.UnknownFeatureView: 404,
+    errors.UnknownConsumer: 404,
+    errors.ConsumerExists: 409,
+    errors.ConsumerDropped: 410,
     errors.FeatureGroupExists: 409,
     errors.FeatureViewExists: 409,
     errors.SchemaMismatch: 409,
@@ -58,14 +62,28 @@ class NotAuthenticated(errors.AccessDenied):
 
 
 class TooManyRequests(errors.StoreBusy):
-    """More is asked at once than the server will do."""
+    """More is asked at once than the server will do.
+
+    Attributes
+    ----------
+    after_seconds : float
+        When it may be asked again.
+    """
+
+    def __init__(self, message: str, *, after_seconds: float = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds
 
 
 class TooSlow(errors.InvalidInput):
     """The body did not arrive in time."""
 
 
-STATUS |= {NotAuthenticated: 401, TooManyRequests: 429, TooSlow: 408}
+class Encoded(errors.InvalidInput):
+    """The body is compressed."""
+
+
+STATUS |= {NotAuthenticated: 401, TooManyRequests: 429, TooSlow: 408, Encoded: 415}
 
 
 def status_of(error: BaseException) -> int:
@@ -103,14 +121,15 @@ def problem(error: BaseException) -> tuple[int, dict[str, str], bytes]:
             "detail": "The server failed inside; its log says how.",
             "error": "FeatureStoreError",
         }
-    return status, headers_of(status), _dumps(details)
+    after = getattr(error, "after_seconds", RETRY_AFTER_SECONDS)
+    return status, headers_of(status, after), _dumps(details)
 
 
-def headers_of(status: int) -> dict[str, str]:
+def headers_of(status: int, after_seconds: float = RETRY_AFTER_SECONDS) -> dict[str, str]:
     """Return the headers that go with a status."""
     headers = {"content-type": PROBLEM}
     if status in (429, 503):
-        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+        headers["retry-after"] = str(math.ceil(after_seconds))
     if status == 401:
         headers["www-authenticate"] = 'Bearer realm="featurestore"'
     if status in (408, 413):

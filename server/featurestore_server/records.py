@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from featurestore import wire
 from featurestore.errors import InvalidInput
 from featurestore.feature_view import FeatureView
 from featurestore.schema import FeatureGroup
-from featurestore_server.access import Caller, Door
-from featurestore_server.answers import JsonAnswer, arrow_stream, wants_arrow
+from featurestore.storage import catalog
+from featurestore_server.access import Caller, Door, nothing
+from featurestore_server.answers import (
+    JSON,
+    ArrowPieces,
+    JsonAnswer,
+    arrow_stream,
+    json_array,
+    wants_arrow,
+)
 from featurestore_server.lookup import lookups_of
 from featurestore_server.parts import Accept, Here, RequestId, Who, model_body, takes
+
+if TYPE_CHECKING:
+    from featurestore.engine.writer import Commit
 
 router = APIRouter(prefix="/v1")
 
@@ -84,14 +97,24 @@ NEW_GROUP = {
     summary="Create a feature group",
     openapi_extra=takes(("application/json", NewGroup, NEW_GROUP)),
 )
-async def create_group(request: Request, here: Here, who: Who) -> Response:
+async def create_group(
+    request: Request, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
     asked = await model_body(request, here.limits, NewGroup)
+    given = asked.model_dump()
 
-    def work() -> dict[str, Any]:
-        with here.door.enter(who, "create_feature_group", [asked.name]) as store:
-            return store.create_feature_group(**asked.model_dump()).to_json()
+    def act(once: Any) -> dict[str, Any]:
+        groups = [asked.name]
+        with here.door.enter(who, "create_feature_group", groups, request_id, once) as store:
+            return store.create_feature_group(**given).to_json()
 
-    return JsonAnswer(await here.writes.run(work), status_code=201)
+    work = (who, "create_feature_group", request_id, given, act, _group_at(asked.name))
+    return JsonAnswer(await here.writes.run(here.door.once, *work), status_code=201)
+
+
+def _group_at(name: str) -> Callable[[Commit], dict[str, Any]]:
+    """Return what gives a group's definition at a transaction's moment."""
+    return lambda commit: catalog.load(commit.env, commit.txn).group(name).to_json()
 
 
 @router.get("/groups", tags=["feature groups"], summary="List or search feature groups")
@@ -131,15 +154,18 @@ async def describe_group(name: GroupName, here: Here, who: Who) -> Response:
         ("application/json", GroupChanges, {"add_features": {"gust": "float64"}}),
     ),
 )
-async def update_group(request: Request, name: GroupName, here: Here, who: Who) -> Response:
+async def update_group(
+    request: Request, name: GroupName, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
     asked = await model_body(request, here.limits, GroupChanges)
     given = asked.model_dump(exclude_unset=True)
 
-    def work() -> dict[str, Any]:
-        with here.door.enter(who, "update_feature_group", [name]) as store:
+    def act(once: Any) -> dict[str, Any]:
+        with here.door.enter(who, "update_feature_group", [name], request_id, once) as store:
             return store.update_feature_group(name, **given).to_json()
 
-    return JsonAnswer(await here.writes.run(work))
+    work = (who, "update_feature_group", request_id, [name, given], act, _group_at(name))
+    return JsonAnswer(await here.writes.run(here.door.once, *work))
 
 
 @router.delete(
@@ -148,12 +174,15 @@ async def update_group(request: Request, name: GroupName, here: Here, who: Who) 
     tags=["feature groups"],
     summary="Delete a feature group with all its records",
 )
-async def delete_group(name: GroupName, here: Here, who: Who) -> Response:
-    def work() -> None:
-        with here.door.enter(who, "delete_feature_group", [name]) as store:
+async def delete_group(
+    name: GroupName, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
+    def act(once: Any) -> None:
+        with here.door.enter(who, "delete_feature_group", [name], request_id, once) as store:
             store.delete_feature_group(name)
 
-    await here.work.run(work)
+    work = (who, "delete_feature_group", request_id, name, act, nothing)
+    await here.work.run(here.door.once, *work)
     return Response(status_code=204)
 
 
@@ -350,8 +379,19 @@ async def scan(
     after: Annotated[str, Query(description="The token of the page before.")] = "",
     limit: Annotated[int, Query(ge=1, le=10_000, description="Keys read for a page.")] = 1000,
     feature: Annotated[list[str] | None, Query(description="Only these features.")] = None,
+    stream: Annotated[
+        bool, Query(description="All records behind `after`, page by page in one answer.")
+    ] = False,
     accept: Accept = None,
 ) -> Response:
+    if stream:
+        store = here.door.reading(who, "scan", [name])
+        found = await here.work.run(_begun, store.scan(name, feature, after=after, page_size=limit))
+        if wants_arrow(accept):
+            return StreamingResponse(_arrow_pages(*found), media_type=wire.ARROW)
+        rows = (row for page in itertools.chain(*found) for row in wire.plain_rows(page))
+        return StreamingResponse(json_array(rows), media_type=JSON)
+
     def work() -> tuple[Any, str]:
         store = here.door.reading(who, "scan", [name])
         found = store.scan(name, feature, after=after, page_size=limit)
@@ -363,6 +403,20 @@ async def scan(
     if wants_arrow(accept):
         return Response(b"".join(arrow_stream({"": page})), 200, headers, wire.ARROW)
     return JsonAnswer({"records": wire.plain_rows(page), "token": token}, headers=headers)
+
+
+def _begun(scan: Any) -> tuple[list[Any], Iterator[Any]]:
+    """Read the first page, so that what is wrong is said before an answer begins."""
+    pages = scan.pages()
+    return [next(pages)], pages
+
+
+def _arrow_pages(first: list[Any], rest: Iterator[Any]) -> Iterator[bytes]:
+    pieces = ArrowPieces(first[0].schema)
+    for page in itertools.chain(first, rest):
+        for batch in page.to_batches():
+            yield pieces.of(batch)
+    yield pieces.end()
 
 
 # ── feature views ────────────────────────────────────────────────────────────────────────────
@@ -386,18 +440,25 @@ class NewView(Body):
         ("application/json", NewView, {"name": "late_flights", "features": ["weather:temp"]})
     ),
 )
-async def create_view(request: Request, here: Here, who: Who) -> Response:
+async def create_view(
+    request: Request, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
     asked = await model_body(request, here.limits, NewView)
     lookups = lookups_of(here.door, who, "describe_feature_group", asked.features)
+    groups = [lookup.group for lookup in lookups]
 
-    def work() -> dict[str, Any]:
-        groups = [lookup.group for lookup in lookups]
-        with here.door.enter(who, "create_feature_view", groups) as store:
+    def act(once: Any) -> dict[str, Any]:
+        with here.door.enter(who, "create_feature_view", groups, request_id, once) as store:
             return store.create_feature_view(
                 asked.name, lookups, description=asked.description, exist_ok=asked.exist_ok
             ).to_json()
 
-    return JsonAnswer(await here.writes.run(work), status_code=201)
+    def answer(commit: Commit) -> dict[str, Any]:
+        return dict(catalog.load(commit.env, commit.txn).view(asked.name))
+
+    given = asked.model_dump()
+    work = (who, "create_feature_view", request_id, given, act, answer)
+    return JsonAnswer(await here.writes.run(here.door.once, *work), status_code=201)
 
 
 def _visible(who: Caller, view: FeatureView) -> bool:
@@ -418,15 +479,17 @@ async def describe_view(name: ViewName, here: Here, who: Who) -> Response:
 @router.delete(
     "/feature-views/{view}", status_code=204, tags=["feature views"], summary="Delete a view"
 )
-async def delete_view(name: ViewName, here: Here, who: Who) -> Response:
-    view = _view(here.door, who, "delete_feature_view", name)
-
-    def work() -> None:
+async def delete_view(
+    name: ViewName, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
+    def act(once: Any) -> None:
+        view = _view(here.door, who, "delete_feature_view", name)
         groups = [lookup.group for lookup in view.lookups]
-        with here.door.enter(who, "delete_feature_view", groups) as store:
+        with here.door.enter(who, "delete_feature_view", groups, request_id, once) as store:
             store.delete_feature_view(name)
 
-    await here.writes.run(work)
+    work = (who, "delete_feature_view", request_id, name, act, nothing)
+    await here.writes.run(here.door.once, *work)
     return Response(status_code=204)
 
 

@@ -1,22 +1,25 @@
-"""Processes that run SQL for strangers: kept warm, one query each, killed when time is up."""
+"""SQL of strangers: who may read what it names, and the process that runs it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import queue
-import subprocess
-import sys
 import threading
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from featurestore import errors, wire
+from featurestore import wire
 from featurestore.engine.plan import Plan
 from featurestore.engine.reader import latest_table, require_online
-from featurestore.errors import FeatureStoreError, InvalidQuery, StoreBusy, did_you_mean
-from featurestore_server.answers import arrow_stream
-from featurestore_server.sql_process import receive, send
+from featurestore.errors import (
+    FeatureStoreError,
+    InvalidQuery,
+    StoreBusy,
+    UnknownFeatureGroup,
+    did_you_mean,
+)
+from featurestore_server.answers import Spool, arrow_stream
+from featurestore_server.confined import pieces, receive, send, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,105 +29,42 @@ if TYPE_CHECKING:
     from featurestore.engine.snapshot import GroupSnapshot
     from featurestore_server.access import Caller, Door
     from featurestore_server.bodies import Limits
+    from featurestore_server.confined import Task, Template
 
-#: A process is replaced after so many queries, whatever they were.
-_QUERIES_MAX = 200
-_READY_SECONDS = 60.0
-_KINDS = {
-    name: thing
-    for name, thing in vars(errors).items()
-    if isinstance(thing, type) and issubclass(thing, FeatureStoreError)
-}
-
-
-class SqlProcess:
-    """One process and the pipes to it."""
-
-    def __init__(self, memory_bytes: int) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "featurestore_server.sql_process", str(memory_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-            close_fds=True,
-        )
-        self.to = cast("BinaryIO", self._child.stdin)
-        self.of = cast("BinaryIO", self._child.stdout)
-        self.queries = 0
-        self.killed: str | None = None
-        self.ready = False
-
-    def wait_ready(self) -> None:
-        """Wait until it has loaded what it needs and given up what it does not."""
-        if not self.ready:
-            timer = threading.Timer(_READY_SECONDS, self.kill, ["it did not start"])
-            timer.start()
-            try:
-                if receive(self.of, 64) != b"ready":
-                    raise EOFError
-            finally:
-                timer.cancel()
-            self.ready = True
-
-    def kill(self, why: str) -> None:
-        """End it now."""
-        self.killed = self.killed or why
-        self._child.kill()
-
-    def close(self) -> None:
-        """End it and take its pipes back."""
-        self._child.kill()
-        self._child.wait()
-        self.to.close()
-        self.of.close()
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment: where Python finds its modules, and no secret of ours."""
-    kept = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR")
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return {name: os.environ[name] for name in kept if name in os.environ} | {
-        "PYTHONPATH": paths,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        # glibc would map 64 MiB for each thread, which counts against the limit.
-        "MALLOC_ARENA_MAX": "2",
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-    }
+_FACTS_BYTES_MAX = 16 << 20
 
 
 class Query:
     """A query under way, so that it can be stopped by whoever has asked for it."""
 
     def __init__(self) -> None:
-        self._process: SqlProcess | None = None
+        self._task: Task | None = None
         self._stopped = False
         self._lock = threading.Lock()
 
-    def runs_in(self, process: SqlProcess | None) -> None:
+    def runs_in(self, task: Task | None) -> None:
         """Note where it runs, None when it does no more."""
         with self._lock:
-            self._process = process
-            if self._stopped and process is not None:
-                process.kill("the client has gone")
+            self._task = task
+            if self._stopped and task is not None:
+                task.kill("the client has gone")
 
     def stop(self) -> None:
         """Kill it, if it still runs."""
         with self._lock:
             self._stopped = True
-            if self._process is not None:
-                self._process.kill("the client has gone")
+            if self._task is not None:
+                self._task.kill("the client has gone")
 
 
 class SqlPool:
-    """The processes of one worker."""
+    """Runs the queries of one worker: so many at once, each in a process of its own."""
 
-    def __init__(self, door: Door, limits: Limits) -> None:
+    def __init__(self, door: Door, limits: Limits, template: Template) -> None:
         self._door = door
         self._limits = limits
+        self._template = template
         self._places = threading.BoundedSemaphore(limits.sql_processes)
-        self._idle: queue.SimpleQueue[SqlProcess] = queue.SimpleQueue()
-        self._closed = False
 
     def run(
         self,
@@ -133,7 +73,7 @@ class SqlPool:
         params: Any,
         lent: Mapping[str, pa.Table],
         query: Query,
-    ) -> pa.Table:
+    ) -> Spool:
         """Run a query for a caller; on a thread.
 
         Raises
@@ -148,96 +88,68 @@ class SqlPool:
         if not self._places.acquire(timeout=self._limits.sql_seconds):
             raise StoreBusy("Every process for SQL is busy. Send the query again in a moment.")
         try:
-            process = self._take()
-            timer = threading.Timer(self._limits.sql_seconds, process.kill, ["its time is up"])
-            good = False
-            try:
-                process.wait_ready()
-                timer.start()
-                query.runs_in(process)
+            with self._template.task("sql", self._limits.sql_memory_bytes) as task:
+                task.allow(self._limits.sql_seconds)
+                query.runs_in(task)
                 try:
-                    found = self._ask(process, who, text, params, lent)
-                    good = True
+                    return self._ask(task, who, text, params, lent)
                 except FeatureStoreError:
-                    good = process.killed is None and not process.of.closed
                     raise
-                except (EOFError, BrokenPipeError, ValueError, OSError) as error:
-                    raise InvalidQuery(self._why(process)) from error
-                return found
-            finally:
-                timer.cancel()
-                query.runs_in(None)
-                self._give_back(process, good=good and process.killed is None)
+                except (EOFError, ValueError, OSError) as error:
+                    raise InvalidQuery(self._why(task)) from error
+                finally:
+                    query.runs_in(None)
         finally:
             self._places.release()
 
-    def _why(self, process: SqlProcess) -> str:
-        if process.killed == "its time is up":
+    def _why(self, task: Task) -> str:
+        if task.killed == "its time is up":
             return (
                 f"The query was stopped: it ran longer than {self._limits.sql_seconds:g} s. Ask "
                 "for less at once."
             )
-        if process.killed is not None:
-            return f"The query was stopped: {process.killed}."
+        if task.killed is not None:
+            return f"The query was stopped: {task.killed}."
         return (
             "The query ended its process, most likely by taking more memory than the limit of "
             f"{self._limits.sql_memory_bytes:,} bytes. Ask for less at once."
         )
 
     def _ask(
-        self,
-        process: SqlProcess,
-        who: Caller,
-        text: str,
-        params: Any,
-        lent: Mapping[str, pa.Table],
-    ) -> pa.Table:
+        self, task: Task, who: Caller, text: str, params: Any, lent: Mapping[str, pa.Table]
+    ) -> Spool:
         limits = self._limits
         asked = {"query": text, "params": params, "rows": limits.sql_rows}
-        asked["bytes"] = limits.sql_result_bytes
-        _send_json(process, asked)
+        tell(task.to, asked | {"bytes": limits.sql_result_bytes})
         own = {name.lower() for name in lent}
-        tables = _checked(process)["tables"]
+        tables = json.loads(receive(task.of, _FACTS_BYTES_MAX))["tables"]
         names = {
             table for schema, table in tables if schema is not None or table.lower() not in own
         }
         latest = {table.lower() for schema, table in tables if schema == "latest"}
-        self._hand_over(process, who, names, latest, lent)
-        pieces = []
-        left = 2 * limits.sql_result_bytes + (1 << 20)
-        while piece := receive(process.of, left):
-            left -= len(piece)
-            pieces.append(piece)
-        return _read(b"".join(pieces))
-
-    def _hand_over(
-        self,
-        process: SqlProcess,
-        who: Caller,
-        names: set[str],
-        latest: set[str],
-        lent: Mapping[str, pa.Table],
-    ) -> None:
-        """Give the process what the query reads, or tell it that it will get nothing."""
         with contextlib.ExitStack() as pinned:
-            try:
-                frames = self._frames(pinned, who, names, latest)
-                frames += [_stream(table) for table in lent.values()]
-                frames[0]["lent"] = list(lent)
-            except BaseException:
-                _send_json(process, {"refused": True})
-                raise
-            _send_json(process, frames[0])
-            for frame in frames[1:]:
-                send(process.to, frame)
-            process.to.flush()
-            # The files stay pinned until the answer's first frame: it has been computed by then.
-            _checked(process)
+            head, streams = self._sources(pinned, who, names, latest)
+            tell(task.to, head | {"lent": list(lent)})
+            for stream in [*streams, *map(_stream, lent.values())]:
+                send(task.to, stream)
+            task.to.flush()
+            return self._received(task)
 
-    def _frames(
+    def _received(self, task: Task) -> Spool:
+        """Take the answer in, and whatever the process sends, no more than an answer may have."""
+        spool = Spool()
+        try:
+            for piece in pieces(task.of, 2 * self._limits.sql_result_bytes + (1 << 20)):
+                spool.write(piece)
+        except BaseException:
+            spool.close()
+            raise
+        return spool
+
+    def _sources(
         self, pinned: contextlib.ExitStack, who: Caller, names: set[str], latest: set[str]
-    ) -> list[Any]:
-        """Return what to hand over: a description, then tails and latest records as streams."""
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Return what the query reads: a description, and tails and latest records as streams."""
         database = self._door.database
         spelled = {group.lower(): group for group in database.catalog().groups}
         exact = {name: spelled.get(name.lower(), name) for name in names}
@@ -245,7 +157,7 @@ class SqlPool:
         for name, group in exact.items():
             if name.lower() not in spelled:
                 seen = [g for g in spelled.values() if who.may_verb("sql", g)]
-                raise errors.UnknownFeatureGroup(
+                raise UnknownFeatureGroup(
                     f'There is no feature group "{group}".{did_you_mean(group, seen)}'
                 )
         wanted = {exact[name] for name in names if name.lower() in latest}
@@ -254,44 +166,16 @@ class SqlPool:
         groups = {
             name: _facts(found[group], latest=group in wanted) for name, group in exact.items()
         }
-        frames: list[Any] = [{"root": str(database.root), "groups": groups}]
+        streams = []
         for group in exact.values():
             snapshot = found[group]
-            frames.append(_stream(snapshot.tail))
+            streams.append(_stream(snapshot.tail))
             if group in wanted:
                 require_online(snapshot.group)
                 plan = Plan(snapshot.group, snapshot.key_hash)
                 keys, records = snapshot.latest_keys, snapshot.latest_records
-                frames.append(_stream(latest_table(plan, keys, records, now_us)))
-        return frames
-
-    # ── processes ────────────────────────────────────────────────────────────────────────────
-
-    def warm_up(self) -> None:
-        """Start a process before it is needed."""
-        self._idle.put(SqlProcess(self._limits.sql_memory_bytes))
-
-    def _take(self) -> SqlProcess:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            return SqlProcess(self._limits.sql_memory_bytes)
-
-    def _give_back(self, process: SqlProcess, *, good: bool) -> None:
-        process.queries += 1
-        if good and process.queries < _QUERIES_MAX and not self._closed:
-            self._idle.put(process)
-        else:
-            process.close()
-
-    def close(self) -> None:
-        """End all processes that rest."""
-        self._closed = True
-        while True:
-            try:
-                self._idle.get_nowait().close()
-            except queue.Empty:
-                return
+                streams.append(_stream(latest_table(plan, keys, records, now_us)))
+        return {"root": str(database.root), "groups": groups}, streams
 
 
 def _facts(snapshot: GroupSnapshot, *, latest: bool) -> dict[str, Any]:
@@ -299,34 +183,13 @@ def _facts(snapshot: GroupSnapshot, *, latest: bool) -> dict[str, Any]:
         "group": snapshot.group.to_json(),
         "seq": snapshot.seq,
         "cut": snapshot.cut,
-        "files": [entry.row(b"").hex() for entry in snapshot.files],
+        "files": [asdict(entry) for entry in snapshot.files],
         "latest": latest,
     }
 
 
 def _stream(table: pa.Table) -> bytes:
     return b"".join(arrow_stream({"": table}))
-
-
-def _send_json(process: SqlProcess, value: Any) -> None:
-    send(process.to, json.dumps(value).encode())
-    process.to.flush()
-
-
-def _checked(process: SqlProcess) -> dict[str, Any]:
-    """Return the next frame as JSON; what it says went wrong is raised."""
-    found = json.loads(receive(process.of, 16 << 20))
-    if "error" in found:
-        raise _KINDS.get(found["error"], InvalidQuery)(found["detail"])
-    return dict(found)
-
-
-def _read(data: bytes) -> pa.Table:
-    import pyarrow as pa
-
-    table = pa.ipc.open_stream(data).read_all()
-    table.validate(full=True)
-    return table
 
 
 def read_params(params: Any) -> Any:

@@ -5,15 +5,27 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from starlette.responses import FileResponse, Response
+from pydantic import Field
+from starlette.responses import FileResponse, Response, StreamingResponse
 
 from featurestore import wire
 from featurestore.errors import InvalidInput
 from featurestore_server import audit, metrics
-from featurestore_server.access import EVERYTHING
+from featurestore_server.access import EVERYTHING, Caller, nothing
 from featurestore_server.answers import JsonAnswer
 from featurestore_server.bulk import job_answer, wants_job
-from featurestore_server.parts import Here, Prefer, Who, model_body, takes
+from featurestore_server.copying import TAR, Copy, CopyAnswer
+from featurestore_server.keys import new_id
+from featurestore_server.parts import (
+    BINARY,
+    Here,
+    Parts,
+    Prefer,
+    RequestId,
+    Who,
+    model_body,
+    takes,
+)
 from featurestore_server.records import Body
 
 router = APIRouter()
@@ -25,17 +37,34 @@ OneGroup = Annotated[str | None, Query(description="Only this group.")]
 
 
 @router.post("/v1/flush", tags=["upkeep"], summary="Move the journal into files")
-async def flush(here: Here, who: Who, group: OneGroup = None, prefer: Prefer = None) -> Response:
-    return await _upkeep(here, who, "flush", group, prefer)
+async def flush(
+    here: Here,
+    who: Who,
+    group: OneGroup = None,
+    prefer: Prefer = None,
+    request_id: RequestId = None,
+) -> Response:
+    return await _upkeep(here, who, "flush", group, prefer, request_id)
 
 
 @router.post("/v1/compact", tags=["upkeep"], summary="Merge files into disjoint cells")
-async def compact(here: Here, who: Who, group: OneGroup = None, prefer: Prefer = None) -> Response:
-    return await _upkeep(here, who, "compact", group, prefer)
+async def compact(
+    here: Here,
+    who: Who,
+    group: OneGroup = None,
+    prefer: Prefer = None,
+    request_id: RequestId = None,
+) -> Response:
+    return await _upkeep(here, who, "compact", group, prefer, request_id)
 
 
 async def _upkeep(
-    here: Any, who: Any, verb: str, group: str | None, prefer: str | None
+    here: Parts,
+    who: Caller,
+    verb: str,
+    group: str | None,
+    prefer: str | None,
+    request_id: str | None,
 ) -> Response:
     store = here.door.reading(who, verb, [EVERYTHING if group is None else group])
 
@@ -44,9 +73,14 @@ async def _upkeep(
             return {"rows": store.flush(group)}
         return {"rows": store.compact(group, progress=progress)}
 
+    def once(progress: Any = None) -> Any:
+        # Many transactions, each of which may be made again without harm: so the result is
+        # stored behind the last.
+        return here.door.after(who, verb, request_id, group, lambda: work(progress))
+
     if wants_job(prefer):
-        return job_answer(await here.jobs.start(verb, who, work))
-    return JsonAnswer(await here.work.run(work))
+        return job_answer(await here.jobs.start(verb, who, once))
+    return JsonAnswer(await here.work.run(once))
 
 
 @router.post("/v1/verify", tags=["upkeep"], summary="Check the whole store against itself")
@@ -74,6 +108,24 @@ async def stat(here: Here, who: Who) -> Response:
     store = here.door.reading(who, "stat", [EVERYTHING])
     facts = await here.work.run(store.stat)
     return JsonAnswer(wire.plain({name: fact for name, fact in facts.items() if name != "path"}))
+
+
+@router.get(
+    "/v1/backup",
+    tags=["upkeep"],
+    summary="A consistent copy of the whole store, as a tar archive",
+    response_class=StreamingResponse,
+    responses={200: {"content": {TAR: {"schema": BINARY}}}},
+)
+async def backup(here: Here, who: Who) -> Response:
+    here.door.reading(who, "backup", [EVERYTHING])
+    copy = Copy(here.door.database, here.door.now_us())
+    try:
+        await here.work.run(copy.make)
+    except BaseException:
+        copy.close()
+        raise
+    return CopyAnswer(copy)
 
 
 # ── jobs ─────────────────────────────────────────────────────────────────────────────────────
@@ -108,6 +160,7 @@ class NewKey(Body):
     name: str
     roles: list[str]
     expires_in: str | None = None
+    rate: float | None = Field(default=None, gt=0, lt=1e9, description="Requests a second.")
 
 
 class NewSecret(Body):
@@ -128,17 +181,24 @@ _NEW_KEY = {"name": "trainer", "roles": ["reader:*", "sql:*"], "expires_in": "90
     summary="Make an API key; it is shown this once",
     openapi_extra=takes(("application/json", NewKey, _NEW_KEY)),
 )
-async def create_key(request: Request, here: Here, who: Who) -> Response:
+async def create_key(
+    request: Request, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
     who.require("keys", [EVERYTHING])
     asked = await model_body(request, here.limits, NewKey)
+    given = asked.model_dump()
+    key_id = new_id()
 
-    def work() -> dict[str, Any]:
-        secret, facts = here.door.keys.create(
-            asked.name, asked.roles, expires_in=asked.expires_in, by=who
-        )
+    def act(once: Any) -> dict[str, Any]:
+        secret, facts = here.door.keys.create(**given, key_id=key_id, by=who, once=once)
         return {**facts, "api_key": secret}
 
-    return JsonAnswer(await here.writes.run(work), status_code=201)
+    # The secret is nowhere but in the first answer: who has lost it rotates the key.
+    def answer(commit: Any) -> dict[str, Any]:
+        return {**here.door.keys.shown_at(commit, key_id), "api_key": None}
+
+    work = (who, "create_key", request_id, given, act, answer)
+    return JsonAnswer(await here.writes.run(here.door.once, *work), status_code=201)
 
 
 @router.get("/v1/keys", tags=["access"], summary="List API keys")
@@ -153,23 +213,35 @@ async def list_keys(here: Here, who: Who) -> Response:
     summary="Give a key a new secret",
     openapi_extra=takes(("application/json", NewSecret, {"grace": "1h"})),
 )
-async def rotate_key(request: Request, key_id: KeyId, here: Here, who: Who) -> Response:
+async def rotate_key(
+    request: Request, key_id: KeyId, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
     who.require("keys", [EVERYTHING])
     asked = await model_body(request, here.limits, NewSecret)
+    given = asked.model_dump()
 
-    def work() -> dict[str, Any]:
-        secret, facts = here.door.keys.rotate(
-            key_id, expires_in=asked.expires_in, grace=asked.grace, by=who
-        )
+    def act(once: Any) -> dict[str, Any]:
+        secret, facts = here.door.keys.rotate(key_id, **given, by=who, once=once)
         return {**facts, "api_key": secret}
 
-    return JsonAnswer(await here.writes.run(work))
+    def answer(commit: Any) -> dict[str, Any]:
+        return {**here.door.keys.shown_at(commit, key_id), "api_key": None}
+
+    work = (who, "rotate_key", request_id, [key_id, given], act, answer)
+    return JsonAnswer(await here.writes.run(here.door.once, *work))
 
 
 @router.delete("/v1/keys/{key}", status_code=204, tags=["access"], summary="Revoke a key")
-async def revoke_key(key_id: KeyId, here: Here, who: Who) -> Response:
+async def revoke_key(
+    key_id: KeyId, here: Here, who: Who, *, request_id: RequestId = None
+) -> Response:
     who.require("keys", [EVERYTHING])
-    await here.writes.run(lambda: here.door.keys.revoke(key_id, by=who))
+
+    def act(once: Any) -> None:
+        here.door.keys.revoke(key_id, by=who, once=once)
+
+    work = (who, "revoke_key", request_id, key_id, act, nothing)
+    await here.writes.run(here.door.once, *work)
     return Response(status_code=204)
 
 

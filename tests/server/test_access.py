@@ -11,7 +11,7 @@ import pytest
 
 import featurestore as fs
 from featurestore.engine.database import Database, open_database
-from featurestore_server import access, audit
+from featurestore_server import access, audit, keys
 from featurestore_server.access import ROLES, VERBS, Caller, Door, Keys
 from featurestore_server.audit import GENESIS, broken_at
 from tests.server.serving import serving
@@ -187,8 +187,8 @@ def test_a_key_that_is_revoked_or_over_stops_at_once(
         reader.get_record("open", "a")
         short.get_record("open", "a")
         world.keys.revoke(world.made["reader"].split("_")[1])
-        now = access.system_clock()
-        monkeypatch.setattr(access, "system_clock", lambda: now + 3_600_000_000)
+        now = keys.system_clock()
+        monkeypatch.setattr(keys, "system_clock", lambda: now + 3_600_000_000)
         for store in (reader, short):
             with pytest.raises(fs.AccessDenied):
                 store.get_record("open", "a")

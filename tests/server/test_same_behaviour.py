@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -583,11 +584,125 @@ def test_changes_come_once_and_in_order_whatever_is_moved(store: Any) -> None:
 
 
 @pytest.mark.usefixtures("weather")
+def test_joins_of_any_shape_give_the_same(store: Any, tmp_path: Path) -> None:
+    store.ingest("weather", TABLE)
+    at = pa.array([NOON + HOUR, NOON - HOUR, NOON] * 9, pa.timestamp("us", tz="UTC"))
+    names = pa.array(["JFK", "JFK", None] * 9)
+    labels = pa.table({"origin": names, "event_time": at, "y": list(range(27))})
+    coded = labels.set_column(0, "origin", labels["origin"].dictionary_encode())
+    whole = store.point_in_time(labels, "weather:wind,temp")
+    pq.write_table(labels, tmp_path / "labels.parquet")
+    for source in (
+        tmp_path / "labels.parquet",
+        labels.to_reader(),
+        iter([labels.slice(0, 10), labels.slice(10)]),
+    ):
+        assert store.point_in_time(source, "weather:wind,temp").equals(whole)
+    for source in (labels, labels.to_reader(), coded):
+        reader = store.point_in_time(source, "weather:wind,temp", stream=True)
+        assert isinstance(reader, pa.RecordBatchReader)
+        found = reader.read_all()
+        assert found["y"].to_pylist() == list(range(27))
+        assert found.select(["wind", "temp"]).equals(whole.select(["wind", "temp"]))
+    assert found.schema.field("origin").type == coded.schema.field("origin").type
+    pieces = iter(labels.to_batches(max_chunksize=4))
+    assert store.point_in_time(pieces, "weather:wind,temp", stream=True).read_all().equals(whole)
+    why = store.point_in_time(labels, "weather:wind", explain=True)
+    assert why["weather__rule"].to_pylist()[:3] == (
+        store.point_in_time(labels.slice(0, 3), "weather:wind", explain=True)[
+            "weather__rule"
+        ].to_pylist()
+    )
+    assert why["weather__write_seq"].to_pylist()[:3] == [3, None, None]
+    last = store.point_in_time(labels, "weather:wind", last_n=2)["wind"].to_pylist()
+    assert last[:3] == [[7, 9], None, None]
+    with pytest.raises(fs.InvalidInput, match="memory_limit"):
+        store.point_in_time(labels, "weather:wind", stream=True, memory_limit=1)
+    with pytest.raises(fs.InvalidInput):
+        list(store.point_in_time(labels.drop_columns("event_time"), "weather:wind", stream=True))
+
+
+@pytest.mark.usefixtures("weather")
+def test_a_consumer_goes_on_behind_what_it_has_acknowledged(store: Any) -> None:
+    store.ingest("weather", TABLE)
+    assert store.create_consumer("replica", max_lag=None) == 0
+    with pytest.raises(fs.ConsumerExists):
+        store.create_consumer("replica")
+    assert store.create_consumer("replica", exist_ok=True) == 0
+    for change in store.changes(consumer="replica"):
+        if change["seq"] <= 3:
+            store.acknowledge("replica", change["seq"])
+    assert [c["seq"] for c in store.changes(consumer="replica")] == [4]
+    assert [c["seq"] for c in store.changes(1, consumer="replica")] == [2, 3, 4]
+    store.acknowledge("replica", 1)  # never back
+    assert store.stat()["consumers"]["replica"]["seq"] == 3
+    assert store.create_consumer("a name/with ?&%", since=store.snapshot()) == 4
+    assert list(store.changes(consumer="a name/with ?&%")) == []
+    for name in ("replica", "a name/with ?&%"):
+        store.delete_consumer(name)
+    for refused in (
+        lambda: list(store.changes(consumer="replica")),
+        lambda: store.acknowledge("replica", 1),
+        lambda: store.delete_consumer("replica"),
+    ):
+        with pytest.raises(fs.UnknownConsumer):
+            refused()
+
+
+@pytest.mark.usefixtures("weather")
+def test_a_backup_is_the_store_of_that_moment(store: Any, tmp_path: Path) -> None:
+    store.ingest("weather", TABLE)
+    store.flush()
+    store.put_record("weather", {"origin": "BOS", "hour": NOON, "temp": 1.0})
+    assert store.backup(tmp_path / "copy") == 1
+    store.put_record("weather", {"origin": "BOS", "hour": NOON + HOUR, "temp": 2.0})
+    with fs.open(tmp_path / "copy", clock=lambda: CLOCK) as copy:
+        assert copy.verify() == []
+        assert copy.snapshot() == 5
+        assert copy.sql("SELECT * FROM weather ORDER BY ALL").num_rows == 5
+        assert copy.get_record("weather", "BOS", ["temp"]) == {"temp": 1.0}
+        copy.put_record("weather", {"origin": "BOS", "hour": NOON + HOUR, "temp": 3.0})
+    with pytest.raises(fs.InvalidInput, match="not empty"):
+        store.backup(tmp_path / "copy")
+
+
+@pytest.mark.usefixtures("weather")
 def test_stat_counts(store: Any) -> None:
     store.ingest("weather", TABLE)
     found = store.stat()
     assert (found["seq"], found["last_commit"]) == (4, CLOCK)
     assert found["groups"]["weather"]["keys"] == 3
+
+
+# ── the verbs ────────────────────────────────────────────────────────────────────────────────
+
+#: What only one of the two doors has: where the store is, and what models are kept in beside it.
+ONE_SIDED = {"path", "url", "documents"}
+
+
+def verbs(door: type) -> dict[str, Any]:
+    return {
+        name: thing
+        for name, thing in inspect.getmembers(door)
+        if not name.startswith("_") and name not in ONE_SIDED
+    }
+
+
+def test_connect_has_the_verbs_of_open_with_the_same_parameters() -> None:
+    here, there = verbs(fs.FeatureStore), verbs(fs.RemoteStore)
+    assert set(here) == set(there)
+    for name, verb in here.items():
+        if not callable(verb):
+            continue
+        mine, theirs = (dict(inspect.signature(v).parameters) for v in (verb, there[name]))
+        if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+            continue  # the async forms pass on whatever the others take
+        for parameter, found in mine.items():
+            assert parameter in theirs, f"{name}({parameter}=) is missing from fs.connect()"
+            assert theirs[parameter].kind is found.kind, f"{name}({parameter}=)"
+            assert (theirs[parameter].default is found.empty) is (found.default is found.empty), (
+                f"{name}({parameter}=)"
+            )
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────

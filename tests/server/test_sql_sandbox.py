@@ -232,7 +232,7 @@ def test_an_answer_has_limits(world: World) -> None:
     small = LIMITS._replace(sql_rows=50)
     with serving(world.store, small) as url, fs.connect(url) as remote:
         assert remote.sql("FROM range(50)").num_rows == 50
-        with pytest.raises(fs.TooLarge, match="51 rows"):
+        with pytest.raises(fs.TooLarge, match="more than 50 rows"):
             remote.sql("FROM range(51)")
 
 
@@ -274,7 +274,7 @@ def test_no_sentence_of_these_words_gets_out(words: list[str], world: World) -> 
 
 def child(code: str) -> str:
     """Run code in a process of its own, behind the walls it puts up itself."""
-    program = f"import socket, tempfile\nfrom featurestore_server import sql_process\n{code}\n"
+    program = f"import socket, tempfile\nfrom featurestore_server import confined\n{code}\n"
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -289,7 +289,7 @@ def child(code: str) -> str:
 def test_the_process_cannot_write_a_file_whatever_is_run(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     said = child(
-        "import duckdb; tempfile.gettempdir(); sql_process.confine(1 << 30)\n"
+        "import duckdb; tempfile.gettempdir(); confined.confine(1 << 30)\n"
         f"duckdb.connect().execute(\"COPY (FROM range(1000)) TO '{out}'\")"
     )
     assert "Error" in said
@@ -298,7 +298,7 @@ def test_the_process_cannot_write_a_file_whatever_is_run(tmp_path: Path) -> None
 
 def test_the_process_cannot_take_more_memory_than_it_was_given() -> None:
     said = child(
-        "tempfile.gettempdir(); sql_process.confine(256 << 20)\n"
+        "tempfile.gettempdir(); confined.confine(256 << 20)\n"
         "try: held = bytearray(300 << 20)\n"
         "except MemoryError: print('refused')"
     )
@@ -307,7 +307,7 @@ def test_the_process_cannot_take_more_memory_than_it_was_given() -> None:
 
 def test_the_process_has_no_network_where_the_system_can_take_it(world: World) -> None:
     said = child(
-        "if sql_process.leave_network():\n"
+        "if confined.leave_network():\n"
         f"    try: socket.create_connection(('127.0.0.1', {world.port}), 2); print('called')\n"
         "    except OSError: print('alone')\n"
         "else: print('not taken')"

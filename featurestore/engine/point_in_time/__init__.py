@@ -160,8 +160,8 @@ def stream(
     plan = Plan.of(question, snapshots, stretches.schema.names)
     fields = [pa.field(name, kind) for name, kind in plan.types(snapshots).items()]
     schema = pa.schema([*stretches.schema, *fields])
-    yield schema
     rows = batches.rows_within(memory_limit, schema, len(plan.roles))
+    yield schema
     with Opened.of(snapshots) as opened:
         for stretch in stretches.of(rows):
             yield from _join(stretch, question, opened).cast(schema).to_batches()

@@ -132,13 +132,18 @@ def _batches(labels: Iterator[Any]) -> Iterator[pa.RecordBatch]:
         yield from table.to_batches() or [pa.RecordBatch.from_pylist([], schema)]
 
 
-def rows_within(memory_limit: int, schema: pa.Schema, roles: int) -> int:
-    """Return how many labels may be answered together."""
+def require_memory(memory_limit: int) -> None:
+    """Refuse a limit within which no join can be done."""
     if memory_limit < MEMORY_LIMIT_MIN:
         raise InvalidInput(
             f"memory_limit= is {memory_limit:,} bytes; files alone are read with up to "
             f"{_FIXED_BYTES:,}. Give at least {MEMORY_LIMIT_MIN:,}."
         )
+
+
+def rows_within(memory_limit: int, schema: pa.Schema, roles: int) -> int:
+    """Return how many labels may be answered together."""
+    require_memory(memory_limit)
     # Answers of one stretch may still be held by who asked while the next are made.
     row_bytes = _LABEL_BYTES + _ROLE_BYTES * roles + 2 * sum(_width(f.type) for f in schema)
     return max((memory_limit - _FIXED_BYTES) // row_bytes, _ROWS_MIN)

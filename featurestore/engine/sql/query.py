@@ -122,6 +122,38 @@ def run_query(
         A history file is missing or damaged.
     """
     values = _checked_params(params)
+    with _ready(query, snapshot_provider, tables, confined_to_bytes) as duck:
+        return duck.run(query, values)
+
+
+def stream_query(
+    query: str,
+    params: Params | None,
+    snapshot_provider: SnapshotProvider,
+    tables: Mapping[str, Any] | None = None,
+    *,
+    batch_rows: int,
+    confined_to_bytes: int | None = None,
+) -> Iterator[Any]:
+    """Yield the schema of the answer of :func:`run_query`, then its record batches.
+
+    They are computed as they are taken; files stay pinned until the end.
+    """
+    values = _checked_params(params)
+    with _ready(query, snapshot_provider, tables, confined_to_bytes) as duck:
+        schema, batches = duck.stream(query, values, batch_rows)
+        yield schema
+        yield from batches
+
+
+@contextlib.contextmanager
+def _ready(
+    query: str,
+    snapshot_provider: SnapshotProvider,
+    tables: Mapping[str, Any] | None,
+    confined_to_bytes: int | None,
+) -> Iterator[Session]:
+    """Give a database in which the query can be run: its groups are views, its tables lent."""
     with session(kept=confined_to_bytes is None) as duck:
         named = tables_named(duck.parse(query))
         named -= _lend_tables(duck, {} if tables is None else tables, named)
@@ -138,7 +170,7 @@ def run_query(
                     for entry in source.snapshot.files
                 ]
                 duck.confine(paths, confined_to_bytes)
-            return duck.run(query, values)
+            yield duck
 
 
 def tables_of(query: str) -> set[tuple[str | None, str]]:

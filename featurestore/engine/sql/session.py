@@ -156,7 +156,36 @@ class Session:
             raise _translated(error) from error
         except RuntimeError as error:  # DuckDB's form of Ctrl-C
             raise KeyboardInterrupt from error
-        return table.cast(pa.schema([f.with_type(_plain(f.type)) for f in table.schema]))
+        return table.cast(_plain_schema(table.schema))
+
+    def stream(
+        self, query: str, params: list[Any] | dict[str, Any] | None, rows: int
+    ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """Run a query; returns the schema of its answer, and batches as they are computed.
+
+        Raises
+        ------
+        InvalidQuery, CorruptStore
+            As :meth:`run`, here or while batches are taken.
+        """
+        try:
+            reader = self._connection.sql(query, params=params).to_arrow_reader(rows)
+        except duckdb.Error as error:
+            raise _translated(error) from error
+        schema = _plain_schema(reader.schema)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                for batch in reader:
+                    yield batch.cast(schema)
+            except OSError as error:  # Arrow passes on what DuckDB said, not what it raised
+                raise _told(str(error)) from error
+
+        return schema, batches()
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(_plain(field.type)) for field in schema])
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
@@ -256,7 +285,16 @@ def _translated(error: duckdb.Error) -> FeatureStoreError:
     return _unreadable(error)
 
 
-def _unreadable(error: duckdb.Error) -> CorruptStore:
+def _told(text: str) -> FeatureStoreError:
+    """Return the error that a message of DuckDB's stands for, of which the kind is its head."""
+    if text.startswith(("INTERNAL Error", "FATAL Error")):
+        return FeatureStoreError(f"DuckDB failed inside: {_sentence(text)}")
+    if text.startswith("IO Error") or ".parquet" in text:
+        return _unreadable(text)
+    return InvalidQuery(_sentence(text))
+
+
+def _unreadable(error: duckdb.Error | str) -> CorruptStore:
     return CorruptStore(
         f"A history file cannot be read: {_sentence(str(error))} Run `featurestore verify`."
     )
