@@ -53,6 +53,7 @@ from featurestore.errors import (
     InvalidQuery,
     InvalidRecord,
     InvalidSchema,
+    LeakFound,
     NotAStore,
     NotInstalled,
     OutcomeUnknown,
@@ -72,6 +73,7 @@ from featurestore.errors import (
     UnknownFeatureGroup,
     UnknownFeatureView,
     UnknownModel,
+    UnknownTrainingSet,
     Unreachable,
 )
 from featurestore.feature_view import FeatureLookup, FeatureView
@@ -104,6 +106,7 @@ __all__ = [
     "InvalidQuery",
     "InvalidRecord",
     "InvalidSchema",
+    "LeakFound",
     "NotAStore",
     "NotInstalled",
     "OutcomeUnknown",
@@ -128,6 +131,7 @@ __all__ = [
     "UnknownFeatureGroup",
     "UnknownFeatureView",
     "UnknownModel",
+    "UnknownTrainingSet",
     "Unreachable",
     "connect",
     "open",
