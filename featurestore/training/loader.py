@@ -54,7 +54,6 @@ MODES = ("fastfile", "file", "pipe")
 #: Stripes of a window: 131,072 rows from 32 places of the set.
 WINDOW = 32
 _GATHERED_BYTES = 16 << 20
-_STATE = ("set", "seed", "epoch", "batch", "batch_size", "window", "shuffle")
 
 
 class Loader:
@@ -138,7 +137,7 @@ class Loader:
         self._window = min(window or (every if mode == "file" else WINDOW), every)
         if not shuffle:  # what is together in a window does not matter then
             self._window = min(max(self._window, -(-batch // STRIPE_ROWS)), every)
-        self._blocks = _Blocks(self._source.features, self._source.has_label)
+        self._blocks = _Blocks(self._source.features, has_label=self._source.has_label)
         self._matrix: _Matrix | None = None
         self._rows = len(training_set)
         self._epoch, self._next = epoch, 0
@@ -151,9 +150,7 @@ class Loader:
 
     def close(self) -> None:
         """Let the files go; batches that were given stay."""
-        if self._matrix is not None:
-            self._matrix.close()
-            self._matrix = None
+        self._matrix = None
 
     def __repr__(self) -> str:
         order = "in order" if self._seed is None else f"seed {self._seed}"
@@ -247,6 +244,28 @@ class Loader:
                     self._next += 1
                     yield x[start:stop], None if y is None else y[start:stop]
                 del x, y
+
+    def again(self, **options: Any) -> Loader:
+        """Return another loader of the same order, at the same place."""
+        same = {
+            "batch": self.batch_size,
+            "mode": self.mode,
+            "shuffle": self._seed is not None,
+            "seed": self._seed or 0,
+            "window": self._window,
+            "worker": self.worker,
+            "workers": self.workers,
+            "drop_last": self._drop_last,
+            "prefetch": self._prefetch,
+            "folder": self._folder,
+        }
+        other = Loader(self.training_set, **{**same, **options})
+        other.load_state_dict(self.state_dict())
+        return other
+
+    def part(self, worker: int, workers: int) -> Loader:
+        """Return the loader of one worker, of so many, that go on together from where this is."""
+        return self.again(worker=worker, workers=workers)
 
     def done(self, batches: int) -> None:
         """Note batches that were given from elsewhere."""
@@ -351,7 +370,7 @@ class Loader:
 class _Blocks:
     """Memory for blocks, used again when no batch of it is held by anyone."""
 
-    def __init__(self, features: int, has_label: bool) -> None:
+    def __init__(self, features: int, *, has_label: bool) -> None:
         self._features = features
         self._width = features + has_label
         self._memory: list[Float32] = []
@@ -425,21 +444,18 @@ class _Matrix:
     """A set as rows of float32 in a file of its own."""
 
     def __init__(self, path: Path, rows: int, features: int, has_label: bool) -> None:
-        self.path = path
         # Private, so that a batch that is changed changes nothing but itself.
         all_ = np.memmap(path, np.float32, "c") if rows else np.empty(0, np.float32)
         self.x: Float32 = all_[: rows * features].reshape(rows, features)
         self.y: Float32 | None = all_[rows * features :] if has_label else None
-        self.temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def of(cls, loader: Loader, folder: str | Path | None) -> _Matrix:
         """Write the file, unless the folder has it."""
         training_set = loader.training_set
-        temporary = None
         if folder is None:
-            temporary = tempfile.TemporaryDirectory(prefix="featurestore-loader-")
-            folder = temporary.name
+            with tempfile.TemporaryDirectory(prefix="featurestore-loader-") as temporary:
+                return cls.of(loader, temporary)  # a mapped file outlives its name
         path = Path(folder) / f"{training_set.hash}.f32"
         rows, features = len(training_set), len(training_set.features)
         has_label = training_set.label is not None
@@ -449,9 +465,7 @@ class _Matrix:
             making = path.with_name(f".{path.name}.{os.getpid()}")
             cls._write(making, training_set, size)
             making.replace(path)
-        found = cls(path, rows, features, has_label)
-        found.temporary = temporary
-        return found
+        return cls(path, rows, features, has_label)
 
     @staticmethod
     def _write(path: Path, training_set: TrainingSet, size: int) -> None:
@@ -472,11 +486,6 @@ class _Matrix:
                 y_all[at : at + len(y)] = y
             at += len(x)
         file_rows.flush()
-
-    def close(self) -> None:
-        """Remove what was temporary; what is mapped stays until it is let go."""
-        if self.temporary is not None:
-            self.temporary.cleanup()
 
 
 def _require(fine: bool, sentence: str) -> None:

@@ -204,6 +204,10 @@ class TrainingSet:
                 faults.append(f"{name} is not what was written")
         return faults
 
+    def whole(self) -> TrainingSet:
+        """Return the set that this is a part of; itself if it is none."""
+        return TrainingSet(self._folder, self.name, self.version)
+
     # ── rows ─────────────────────────────────────────────────────────────────────────────────
 
     def time_range(self) -> tuple[str, str]:
