@@ -70,9 +70,7 @@ def _write_parquet(training_set: TrainingSet, path: Path) -> None:
             writer.write_table(table.select(names))
 
 
-def _write_rows(
-    training_set: TrainingSet, path: Path, form: str, options: dict[str, Any]
-) -> None:
+def _write_rows(training_set: TrainingSet, path: Path, form: str, options: dict[str, Any]) -> None:
     with (
         training_set.loader(**{"batch": _BATCH_ROWS, "shuffle": False, **options}) as loader,
         path.open("wb") as file,

@@ -113,9 +113,7 @@ class Pipe:
             training_set = self._loader.training_set
             batches = self._loader.batches()
             with contextlib.closing(batches):
-                for data in encoded(
-                    batches, self._form, training_set.features, training_set.label
-                ):
+                for data in encoded(batches, self._form, training_set.features, training_set.label):
                     if not self._write(writer, data):
                         break
         finally:
