@@ -53,6 +53,7 @@ from featurestore.errors import (
     InvalidQuery,
     InvalidRecord,
     InvalidSchema,
+    LeakFound,
     NotAStore,
     NotInstalled,
     OutcomeUnknown,
@@ -73,6 +74,7 @@ from featurestore.errors import (
     UnknownFeatureGroup,
     UnknownFeatureView,
     UnknownModel,
+    UnknownTrainingSet,
     Unreachable,
 )
 from featurestore.feature_view import FeatureLookup, FeatureView
@@ -106,6 +108,7 @@ __all__ = [
     "InvalidQuery",
     "InvalidRecord",
     "InvalidSchema",
+    "LeakFound",
     "NotAStore",
     "NotInstalled",
     "OutcomeUnknown",
@@ -131,6 +134,7 @@ __all__ = [
     "UnknownFeatureGroup",
     "UnknownFeatureView",
     "UnknownModel",
+    "UnknownTrainingSet",
     "Unreachable",
     "connect",
     "open",

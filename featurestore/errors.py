@@ -150,6 +150,14 @@ class TooLarge(InvalidInput):
     """A request, or its answer, is larger than the server takes; send it in parts."""
 
 
+class UnknownTrainingSet(InvalidInput):
+    """No training set of that name, or no such version of it."""
+
+
+class LeakFound(InvalidInput):
+    """Features of a training set would know what nobody knows when the question is asked."""
+
+
 # ── try again ────────────────────────────────────────────────────────────────────────────────
 
 

@@ -7,10 +7,11 @@ that the bytes are there and stay there.  Words may lie at any byte.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -19,7 +20,10 @@ _I32 = ir.IntType(32)
 _BYTE = ir.IntType(8)
 
 
-def _loader(width: ir.IntType, result: Any) -> Any:
+def _loader(width: ir.Type, result: Any, plain: Any = None) -> Any:
+    if config.DISABLE_JIT and plain is not None:  # slow, and the same
+        return lambda address: plain.from_address(int(address)).value
+
     @intrinsic
     def load(_typing: Any, address: Any) -> Any:
         def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -34,6 +38,12 @@ def _loader(width: ir.IntType, result: Any) -> Any:
 load_i64 = _loader(_I64, types.int64)
 load_u32 = _loader(_I32, types.uint32)
 load_u8 = _loader(_BYTE, types.uint8)
+# These work in plain Python as well, for kernels that have no other road there.
+load_int64 = _loader(_I64, types.int64, ctypes.c_int64)
+load_int32 = _loader(_I32, types.int32, ctypes.c_int32)
+load_bits8 = _loader(_BYTE, types.uint8, ctypes.c_uint8)
+load_float32 = _loader(ir.FloatType(), types.float32, ctypes.c_float)
+load_float64 = _loader(ir.DoubleType(), types.float64, ctypes.c_double)
 
 
 @intrinsic
@@ -88,6 +98,16 @@ def copy_bytes(_typing: Any, target: Any, source: Any, count: Any) -> Any:
         return cgutils.get_null_value(ir.LiteralStructType([]))
 
     return types.void(types.int64, types.int64, types.int64), generate
+
+
+if config.DISABLE_JIT:
+
+    def copy_bytes(target: int, source: int, count: int) -> None:
+        """Copy bytes from one address to another."""
+        ctypes.memmove(int(target), int(source), int(count))
+
+    def prefetch(_address: int) -> None:
+        """Do nothing: a hint is no more than that."""
 
 
 @intrinsic

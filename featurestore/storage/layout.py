@@ -116,11 +116,11 @@ def writer_options(
         "column_encoding": {
             c: form.encoding for c, form in chosen.items() if form.encoding != _DICTIONARY
         },
-        **_one_page(row_group_rows),
+        **one_page(row_group_rows),
     }
 
 
-def _one_page(rows: int) -> dict[str, int]:
+def one_page(rows: int) -> dict[str, int]:
     """Return the options that keep a column of a row group in one page, as far as 1 MiB goes."""
     # pyarrow cut pages by their size only, until it had an option for their rows, too.
     known = inspect.signature(pq.ParquetWriter.__init__).parameters
@@ -186,7 +186,7 @@ def _weigh(sample: pa.Table, encoding: str) -> list[tuple[str, int, int]]:
         column_encoding=encodings,
         write_statistics=False,
         metadata_collector=written,
-        **_one_page(sample.num_rows),
+        **one_page(sample.num_rows),
     ) as writer:
         writer.write_table(sample, row_group_size=max(sample.num_rows, 1))
     group = written[0].row_group(0) if written[0].num_row_groups else None

@@ -56,8 +56,36 @@ def raw_page(memory: memoryview, chunk: pq.ColumnChunkMetaData, rows: int, width
     width : int
         Bytes of a value as the reader wants it.
     """
+    if null_count(chunk) != 0:
+        return -1
+    return plain_values(memory, chunk, rows, rows * width if _width(chunk) == width else -1)
+
+
+def plain_values(
+    memory: memoryview, chunk: pq.ColumnChunkMetaData, rows: int, values_bytes: int
+) -> int:
+    """Return at which byte of the file the values of a column chunk that are not null begin.
+
+    Parameters
+    ----------
+    memory, chunk, rows
+        As of :func:`raw_page`.
+    values_bytes : int
+        How many bytes those values take, packed one after the other.
+
+    Returns
+    -------
+    int
+        -1 unless the chunk is one page that ends with just these bytes, plain.
+    """
     start, size = chunk.data_page_offset, chunk.total_compressed_size
-    if not _may_be_raw(chunk, rows, width) or not 0 < start <= start + size <= len(memory):
+    may_be = (
+        chunk.compression == "UNCOMPRESSED"
+        and not chunk.has_dictionary_page
+        and chunk.num_values == rows
+        and values_bytes >= 0
+    )
+    if not may_be or not 0 < start <= start + size <= len(memory):
         return -1
     try:
         page, data = _page_header(bytes(memory[start : start + _HEADER_BYTES_MAX]))
@@ -70,21 +98,19 @@ def raw_page(memory: memoryview, chunk: pq.ColumnChunkMetaData, rows: int, width
         return -1
     # What is not a value is the definition levels, led by their length.
     levels = int.from_bytes(memory[start + size - body : start + size - body + 4], "little")
-    return start + size - rows * width if body == 4 + levels + rows * width else -1
+    return start + size - values_bytes if body == 4 + levels + values_bytes else -1
 
 
-def _may_be_raw(chunk: pq.ColumnChunkMetaData, rows: int, width: int) -> bool:
-    """Say what the footer knows of a chunk."""
+def null_count(chunk: pq.ColumnChunkMetaData) -> int | None:
+    """Return how many nulls a column chunk has, by its statistics; None if they do not tell."""
     statistics = chunk.statistics
-    return bool(
-        chunk.compression == "UNCOMPRESSED"
-        and not chunk.has_dictionary_page
-        and _WIDTHS.get(chunk.physical_type) == width
-        and chunk.num_values == rows
-        and statistics is not None
-        and statistics.has_null_count
-        and statistics.null_count == 0
-    )
+    if statistics is None or not statistics.has_null_count:
+        return None
+    return int(statistics.null_count)
+
+
+def _width(chunk: pq.ColumnChunkMetaData) -> int:
+    return _WIDTHS.get(chunk.physical_type, 0)
 
 
 def _page_header(data: bytes) -> tuple[dict[int, int], dict[int, int]]:

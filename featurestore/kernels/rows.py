@@ -1,0 +1,226 @@
+"""Columns to rows: stripes of a training set laid down as float32 rows, each at its place.
+
+::
+
+    columns, as they lie in the file                      block, float32, rows one after the other
+    f64   │ a0 a1 a2 a3 …                  tile
+    i32   │ b0 ∅  b2 b3 …    ──cast──▶  ┌ a0 b0 c0 ┐   ──copy──▶  place of row 0   a0 b0 c0
+    bits  │ c0 c1 c2 c3 …    ──fill──▶  │ a1 ø  c1 │              place of row 1   a1 ø  c1
+                                        └ …        ┘
+
+One pass: columns are read forwards, a tile of some rows is put together in the processor's cache,
+and whole rows go from there to wherever the order of the epoch wants them.  So a shuffled pass
+reads as a sequential one does, and what it writes at random are rows, not single values.
+
+Parquet packs what is not null: a column of a row group has as many values as valid rows.  Which
+rows these are is in a bitmap beside it, and how many come before each stripe in a list of ranks;
+from there on a running number finds each value.
+
+The kernel follows addresses: the caller keeps what they lead to, and has checked its length.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit, types
+
+from featurestore.kernels import kernel
+from featurestore.kernels.memory import (
+    copy_bytes,
+    load_bits8,
+    load_float32,
+    load_float64,
+    load_int32,
+    load_int64,
+    prefetch,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Int32 = NDArray[np.int32]
+    Int64 = NDArray[np.int64]
+    Float32 = NDArray[np.float32]
+
+#: Rows of a row group whose place in a column with nulls is known: the unit of random access.
+STRIPE_ROWS = 4096
+
+#: What a column holds.
+FLOAT32, FLOAT64, INT32, INT64S, BITS = range(5)
+
+#: Numbers about a column of a row group: address of its values, how many there are, their kind;
+#: of a column with nulls the addresses of the ranks (int32, one a stripe) and of the validity
+#: bits, else 0.
+VALUES, COUNT, KIND, RANKS, VALID = range(5)
+COLUMN_NUMBERS = 5
+
+# A tile is written at random places: many rows together leave memory time to answer, and the tile
+# itself has to stay in the second-level cache.
+_TILE_BYTES = 64 << 10
+_TILE_ROWS_MIN, _TILE_ROWS_MAX = 32, 1024
+_COLUMNS = types.Array(types.int64, 3, "C", readonly=True)
+_STRIPES = types.Array(types.int64, 2, "C", readonly=True)
+_FILLS = types.Array(types.float32, 1, "C", readonly=True)
+_PLACES = types.Array(types.int32, 1, "C", readonly=True)
+_ROWS = types.Array(types.float32, 2, "C")
+_ROWS_READ = types.Array(types.float32, 2, "C", readonly=True)
+_VALUES = types.Array(types.float32, 1, "C")
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _bit(address: int, number: int) -> bool:
+    """Return one bit, least significant first."""
+    return (load_bits8(address + (number >> 3)) >> (number & 7)) & 1 != 0
+
+
+@njit  # type: ignore[untyped-decorator]
+def _all_valid(column: Int64, row: int, count: int, tile: Float32, at: int) -> None:
+    """Put ``count`` values from a row on into a column of a tile; every row has one."""
+    values, kind = column[VALUES], column[KIND]
+    if kind == FLOAT32:
+        for i in range(count):
+            tile[i, at] = load_float32(values + 4 * (row + i))
+    elif kind == FLOAT64:
+        for i in range(count):
+            tile[i, at] = load_float64(values + 8 * (row + i))
+    elif kind == INT32:
+        for i in range(count):
+            tile[i, at] = load_int32(values + 4 * (row + i))
+    elif kind == INT64S:
+        for i in range(count):
+            tile[i, at] = load_int64(values + 8 * (row + i))
+    else:
+        for i in range(count):
+            tile[i, at] = _bit(values, row + i)
+
+
+@njit  # type: ignore[untyped-decorator]
+def _some_valid(
+    column: Int64, row: int, count: int, number: int, fill: float, tile: Float32, at: int
+) -> int:
+    """Put values, or ``fill``, into a column of a tile; returns the number of the next value."""
+    values, kind = column[VALUES], column[KIND]
+    for i in range(count):
+        if not _bit(column[VALID], row + i):
+            tile[i, at] = fill
+            continue
+        if number >= column[COUNT]:
+            raise ValueError("a column has fewer values than valid rows")
+        if kind == FLOAT32:
+            tile[i, at] = load_float32(values + 4 * number)
+        elif kind == FLOAT64:
+            tile[i, at] = load_float64(values + 8 * number)
+        elif kind == INT32:
+            tile[i, at] = load_int32(values + 4 * number)
+        elif kind == INT64S:
+            tile[i, at] = load_int64(values + 8 * number)
+        else:
+            tile[i, at] = _bit(values, number)
+        number += 1
+    return number
+
+
+@njit  # type: ignore[untyped-decorator]
+def _number_at(column: Int64, row: int) -> int:
+    """Return the number of the first value at or after a row of a column with nulls."""
+    stripe = row // STRIPE_ROWS
+    number = np.int64(load_int32(column[RANKS] + 4 * stripe))
+    for before in range(stripe * STRIPE_ROWS, row):
+        number += _bit(column[VALID], before)
+    return number
+
+
+@kernel(_COLUMNS, _FILLS, _STRIPES, _PLACES, _ROWS, _VALUES)
+def lay_rows(
+    columns: Int64,
+    fills: Float32,
+    stripes: Int64,
+    places: Int32,
+    block: Float32,
+    labels: Float32,
+) -> None:
+    """Lay stripes of rows down at their places in a block.
+
+    Parameters
+    ----------
+    columns : int64[g, c, COLUMN_NUMBERS]
+        For each row group the features, then the label, if there is one.
+    fills : float32[c]
+        What stands for null.
+    stripes : int64[s, 3]
+        Row group, first row in it, and number of rows, which may begin and end anywhere.
+    places : int32[n]
+        Where in the block each row goes, one stripe after the other; -1 leaves a row out.
+    block : float32[rows, features]
+        Set at these places.
+    labels : float32[rows] or float32[0]
+        Likewise; empty where there is no label.
+    """
+    features, count = block.shape[1], columns.shape[1]
+    labelled = count > features
+    if fills.size != count or not features <= count <= features + 1:
+        raise ValueError("columns, fills and block do not fit together")
+    if labelled and labels.size < block.shape[0]:
+        raise ValueError("there are fewer labels than rows")
+    if stripes[:, 2].sum() != places.size:
+        raise ValueError("stripes and places differ in number")
+    base, width = block.ctypes.data, 4 * features
+    tile_rows = min(max(_TILE_BYTES // (4 * count), _TILE_ROWS_MIN), _TILE_ROWS_MAX)
+    tile = np.empty((tile_rows, count), np.float32)
+    from_tile = tile.ctypes.data
+    numbers = np.zeros(count, np.int64)
+    at = 0
+    for s in range(stripes.shape[0]):
+        group, first, length = stripes[s, 0], stripes[s, 1], stripes[s, 2]
+        if not 0 <= group < columns.shape[0] or first < 0:
+            raise ValueError("a stripe is out of range")
+        for c in range(count):
+            column = columns[group, c]
+            if column[VALID] != 0:
+                numbers[c] = _number_at(column, first)
+            elif first + length > column[COUNT]:
+                raise ValueError("a stripe ends beyond its row group")
+        for start in range(first, first + length, tile_rows):
+            rows = min(tile_rows, first + length - start)
+            for c in range(count):
+                column = columns[group, c]
+                if column[VALID] == 0:
+                    _all_valid(column, start, rows, tile, c)
+                else:
+                    numbers[c] = _some_valid(column, start, rows, numbers[c], fills[c], tile, c)
+            for i in range(rows):
+                place = places[at + i]
+                if place < 0:
+                    continue
+                if place >= block.shape[0]:
+                    raise ValueError("a place is beyond the block")
+                copy_bytes(base + place * width, from_tile + i * 4 * count, width)
+                if labelled:
+                    labels[place] = tile[i, features]
+            at += rows
+
+
+@kernel(_ROWS_READ, _PLACES, _ROWS)
+def gather_rows(matrix: Float32, rows: Int32, block: Float32) -> None:
+    """Copy some rows of a matrix, in any order, into a block: ``block[i] = matrix[rows[i]]``.
+
+    Examples
+    --------
+    >>> block = np.empty((2, 1), np.float32)
+    >>> matrix = np.array([[5], [6], [7]], np.float32)
+    >>> gather_rows(matrix, np.array([2, 0], np.int32), block)
+    >>> block.tolist()
+    [[7.0], [5.0]]
+    """
+    width = 4 * matrix.shape[1]
+    if block.shape[1] != matrix.shape[1] or block.shape[0] < rows.size:
+        raise ValueError("the block does not fit")
+    source, target = matrix.ctypes.data, block.ctypes.data
+    for i in range(rows.size):
+        if i + 16 < rows.size:
+            prefetch(source + max(rows[i + 16], 0) * width)
+        if not 0 <= rows[i] < matrix.shape[0]:
+            raise ValueError("a row is out of range")
+        copy_bytes(target + i * width, source + rows[i] * width, width)
