@@ -71,6 +71,7 @@ from featurestore.errors import (
     UnknownFeature,
     UnknownFeatureGroup,
     UnknownFeatureView,
+    UnknownJob,
     UnknownModel,
     Unreachable,
 )
@@ -127,6 +128,7 @@ __all__ = [
     "UnknownFeature",
     "UnknownFeatureGroup",
     "UnknownFeatureView",
+    "UnknownJob",
     "UnknownModel",
     "Unreachable",
     "connect",
