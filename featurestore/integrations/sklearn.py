@@ -97,6 +97,7 @@ def train_linear(data: Rows, params: dict[str, Any], progress: Progress) -> Any:
         "alpha": max(l1 + wd, 1e-12),
         "l1_ratio": l1 / max(l1 + wd, 1e-12),
         "shuffle": False,  # rows come shuffled
+        "average": True,
         **({"learning_rate": "constant", "eta0": rate} if rate else {}),
         **params,
     }

@@ -42,15 +42,19 @@ def scorer(native: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
 # ── the algorithm by name ────────────────────────────────────────────────────────────────────
 
 _ROUNDS = 100
+_SAMPLED = ("subsample", "colsample_")
 _RISING = ("auc", "aucpr", "map", "ndcg", "pre")
 
 
 def train(data: Rows, params: dict[str, Any], progress: Progress) -> Any:  # noqa: ARG001
-    """Boost round by round; a round depends on the model before it alone, so it can go on."""
+    """Boost round by round; a round depends on the model before it alone, so it can go on.
+
+    Unless rows or columns are sampled, by generators whose state no model file has: then an
+    interrupted job begins again, to the same end.
+    """
     rounds = int(params.pop("num_round", _ROUNDS))
     patience = int(params.pop("early_stopping_rounds", 0))
-    # Sampling is seeded for each round, not for the process: else a resumed job sampled anew.
-    defaults = {"objective": "binary:logistic", "seed": 0, "nthread": 1, "seed_per_iteration": True}
+    defaults = {"objective": "binary:logistic", "seed": 0, "nthread": 1}
     options = {**defaults, **params}
     if "eval_metric" not in options:
         is_binary = options["objective"] == "binary:logistic"
@@ -60,7 +64,9 @@ def train(data: Rows, params: dict[str, Any], progress: Progress) -> Any:  # noq
         for name, channel in progress.channels.items()
     }
     model = xgb.Booster(options, list(matrices.values()))
-    done, folder = progress.last()
+    sampled = [value for name, value in options.items() if name.startswith(_SAMPLED)]
+    is_sampled = any(float(value) < 1.0 for value in sampled)
+    done, folder = (0, None) if is_sampled else progress.last()
     best = [np.inf, 0]  # the least loss, and the round it was had at
     if folder is not None:
         model.load_model(folder / "model.ubj")

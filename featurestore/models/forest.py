@@ -108,8 +108,9 @@ def grow(
         count = grow_tree(sample, uniform, scratch, dimension, cut, right, mass, box)
         grown.append([array[:count] for array in (dimension, cut, right, mass, box)])
     sizes = [len(tree[0]) for tree in grown]
-    nodes = [np.concatenate(part) for part in zip(*grown, strict=True)]
-    return RandomCutForest(np.cumsum([0, *sizes[:-1]]).astype(np.int64), *nodes, fill)
+    nodes: list[Any] = [np.concatenate(part) for part in zip(*grown, strict=True)]
+    arrays = [np.cumsum([0, *sizes[:-1]]).astype(np.int64), *nodes, fill]
+    return RandomCutForest(**dict(zip(_ARRAYS, arrays, strict=True)))
 
 
 def _filled(rows: NDArray[np.float64], fill: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -132,7 +133,7 @@ def load(data: bytes, trusted: Sequence[str]) -> RandomCutForest:  # noqa: ARG00
     with np.load(io.BytesIO(data), allow_pickle=False) as found:
         if sorted(found.files) != sorted(_ARRAYS):
             raise CorruptStore(f"A forest has the arrays {', '.join(_ARRAYS)}; not {found.files}.")
-        return RandomCutForest(*(found[name] for name in _ARRAYS))
+        return RandomCutForest(**{name: found[name] for name in _ARRAYS})
 
 
 def scorer(native: RandomCutForest) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:

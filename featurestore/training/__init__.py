@@ -18,6 +18,7 @@ from featurestore.models import (
     reject,
 )
 from featurestore.training.checkpoint import Checkpoint, Checkpoints
+from featurestore.training.experiments import Run, compare, run, runs
 from featurestore.training.job import (
     Job,
     SpotPlan,
@@ -29,15 +30,24 @@ from featurestore.training.job import (
     train,
 )
 from featurestore.training.registering import register
+from featurestore.training.space import Choice, Float, Int
+from featurestore.training.tuning import Trial, Tuning, tune, tuning
 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
+    "Choice",
+    "Float",
+    "Int",
     "Job",
     "Model",
     "ModelVersion",
+    "Run",
     "SpotPlan",
+    "Trial",
+    "Tuning",
     "approve",
+    "compare",
     "get",
     "interrupt",
     "jobs",
@@ -45,6 +55,10 @@ __all__ = [
     "register",
     "reject",
     "resume",
+    "run",
+    "runs",
     "stop",
     "train",
+    "tune",
+    "tuning",
 ]

@@ -19,6 +19,7 @@ A supervisor that dies takes the job with it; :func:`resume` goes on from its ch
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.errors import InvalidInput, UnknownJob
 from featurestore.event_time import duration_us
 from featurestore.jobs import records, series
-from featurestore.training import contract, lineage
+from featurestore.training import contract, experiments, lineage
 from featurestore.training.contract import Folders
 from featurestore.training.supervisor import Supervisor
 
@@ -258,10 +259,14 @@ def train(
             "parent": parent,
         },
     }
-    with records.running(store, f"{PREFIX}/{name}"):
+    with contextlib.ExitStack() as held:
+        held.enter_context(records.running(store, f"{PREFIX}/{name}"))
         records.create(store, f"{PREFIX}/{name}", facts)
-        failed = _prepare(store, job, program, channels or {}, evaluate)
-    return _supervise(store, job, watch, wait=wait, failed=failed)
+        if experiment:
+            experiments.begin(store, experiment, name, job=f"{PREFIX}/{name}")
+        if _prepare(store, job, program, channels or {}, evaluate):
+            return job
+        return _supervise(store, job, watch, held.pop_all(), wait=wait)
 
 
 def get(store: FeatureStore, name: str) -> Job:
@@ -329,7 +334,9 @@ def resume(store: FeatureStore, name: str, *, wait: bool = True, watch: Watch | 
             failure="Its process died before its data was there.",
         )  # fmt: skip
         return job
-    return _supervise(store, job, watch, wait=wait, failed="")
+    held = contextlib.ExitStack()
+    held.enter_context(records.running(store, record["name"]))
+    return _supervise(store, job, watch, held, wait=wait)
 
 
 # ── inside ───────────────────────────────────────────────────────────────────────────────────
@@ -403,7 +410,7 @@ def _prepare(
     channels: Mapping[str, Any],
     evaluate: str | Path | None,
 ) -> str:
-    """Put code and data in place; returns why that did not work, or ''."""
+    """Put code and data in place; returns why the job has failed of it, or ''."""
     name = f"{PREFIX}/{job.name}"
     record = records.move(store, name, "Downloading")
     spec, folders = record["spec"], job.folders
@@ -435,15 +442,18 @@ def _prepare(
 
 
 def _supervise(
-    store: FeatureStore, job: Job, watch: Watch | None, *, wait: bool, failed: str
+    store: FeatureStore,
+    job: Job,
+    watch: Watch | None,
+    held: contextlib.ExitStack,
+    *,
+    wait: bool,
 ) -> Job:
-    if failed:
-        return job
-    supervisor = Supervisor(store, f"{PREFIX}/{job.name}", job.folders, watch)
+    """Run a job whose lock is held, here or on a thread."""
+    supervisor = Supervisor(store, f"{PREFIX}/{job.name}", job.folders, watch, held)
     if wait:
         supervisor.run()
         return job
-    supervisor.lock()
     thread = threading.Thread(target=supervisor.run, name=f"job-{job.name}", daemon=True)
     thread.start()
     return Job(store, job.name, thread)

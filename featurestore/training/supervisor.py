@@ -53,24 +53,17 @@ class Supervisor:
         name: str,
         folders: Folders,
         watch: Callable[[str, int, float], str] | None,
+        held: contextlib.ExitStack,
     ) -> None:
         self._store = store
         self._name = name
         self._folders = folders
         self._watch = watch
         self._reason = ""
-        self._held = contextlib.ExitStack()
-        self._is_held = False
-
-    def lock(self) -> None:
-        """Take the job: nobody else runs it from here on."""
-        self._held.enter_context(records.running(self._store, self._name))
-        self._is_held = True
+        self._held = held
 
     def run(self) -> None:
-        """Run the job to its end."""
-        if not self._is_held:
-            self.lock()
+        """Run the job to its end, and let go of its lock."""
         with self._held:
             record = records.get(self._store, self._name)
             self._spec = record["spec"]

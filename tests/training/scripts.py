@@ -29,12 +29,12 @@ for step in range(start + 1, steps + 1):
     p = 1 / (1 + np.exp(-batch[:, 1:] @ weights))
     momentum = 0.9 * momentum + batch[:, 1:].T @ (p - batch[:, 0]) / len(batch)
     weights = weights - 0.1 * momentum
+    print(f"step={step} loss={float(np.abs(weights).sum()):.6f}", flush=True)
     import json
     with checkpoints.save(step) as folder:
         np.savez(folder / "state.npz", weights=weights, momentum=momentum)
         (folder / "chance.json").write_text(json.dumps(chance.bit_generator.state,
                                             default=lambda a: a.tolist()))
-    print(f"step={step} loss={float(np.abs(weights).sum()):.6f}", flush=True)
     time.sleep(0.01)
 np.save(os.path.join(os.environ["SM_MODEL_DIR"], "weights.npy"), weights)
 '''

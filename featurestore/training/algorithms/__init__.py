@@ -26,7 +26,8 @@ job gives the same model when it is run again.  Channels are ``train`` and, if t
     [7] train:auc=0.7124 validation:auc=0.6982
 
 Boosted trees and the linear learner leave a checkpoint every ``checkpoint_rounds`` (10) rounds, and
-go on from it to the same model as if they had not been interrupted.
+go on from it to the same model as if they had not been interrupted.  Trees that sample rows or
+columns begin again instead, since no model file has the state of that sampling: to the same model.
 
 The data are Parquet, of which every column but the label is a number (a training set says what its
 label is; elsewhere it is the parameter ``label``), or CSV without a header whose first column is
