@@ -14,11 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-
 from featurestore import models
+from featurestore.errors import NotInstalled
 from featurestore.training import experiments
 
 if TYPE_CHECKING:
@@ -42,7 +39,7 @@ def export(store: FeatureStore, experiment: str, tracking_uri: str) -> int:
     tracking_uri : str
         Where they go, as MLflow names it.
     """
-    client = MlflowClient(tracking_uri=tracking_uri)
+    client = _client(tracking_uri)
     found = client.get_experiment_by_name(experiment)
     target = client.create_experiment(experiment) if found is None else found.experiment_id
     known = {run.data.tags.get(_SOURCE) for run in client.search_runs([target])}
@@ -59,12 +56,9 @@ def export_model(store: FeatureStore, name: str, tracking_uri: str) -> int:
 
     An approved version is what the alias ``approved`` leads to.
     """
-    client = MlflowClient(tracking_uri=tracking_uri)
-    try:
+    client = _client(tracking_uri)
+    if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     known = {v.tags.get(_SOURCE): v for v in client.search_model_versions(f"name = '{name}'")}
     new = 0
     for version in models.versions(store, name):
@@ -83,7 +77,17 @@ def export_model(store: FeatureStore, name: str, tracking_uri: str) -> int:
     return new
 
 
+def _client(tracking_uri: str) -> Any:
+    try:
+        from mlflow import MlflowClient
+    except ModuleNotFoundError as error:
+        raise NotInstalled("The export to MLflow", "mlflow") from error
+    return MlflowClient(tracking_uri=tracking_uri)
+
+
 def _export_run(client: Any, experiment_id: str, run: Run) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
     record = run.record
     tags = {_SOURCE: f"{run.experiment}/{run.name}"}
     made = client.create_run(
