@@ -3,6 +3,11 @@
 The environment is copied by LMDB itself at one moment.  What files that moment needs is read from
 the *copy*, so the two cannot disagree; a pin holds them meanwhile.  Files are linked where the
 target is on the same disk, as they never change, and copied elsewhere.
+
+What stands on the store has its documents in the environment, and its files in folders that are
+named by their content (:data:`BESIDE`): they are linked or copied after it, since a document is
+written after the files it names.  What a job has left in its own folder, its log and checkpoints,
+is not copied; its record is.
 """
 
 from __future__ import annotations
@@ -19,6 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from featurestore.engine.database import Database
+
+
+#: Models, what runs have kept, training sets.
+BESIDE = ("models", "runs/artefacts", "sets")
 
 
 def backup(database: Database, target: Path) -> int:
@@ -41,9 +50,24 @@ def backup(database: Database, target: Path) -> int:
         for entry in entries:
             files.make_folder((target / entry.path).parent)
             files.link_or_copy(database.root / entry.path, target / entry.path)
+        folders = {(target / entry.path).parent for entry in entries}
+        folders |= _copy_beside(database.root, target)
         files.sync_file(target / "engine" / "data.mdb")
-        for folder in {(target / e.path).parent for e in entries} | {target / "engine", target}:
+        for folder in folders | {target / "engine", target}:
             files.sync_folder(folder)
         return len(entries)
     finally:
         pin.release()
+
+
+def _copy_beside(root: Path, target: Path) -> set[Path]:
+    """Link or copy the files of what stands on the store; returns their new folders."""
+    folders = set()
+    for name in BESIDE:
+        for path in files.listing(root / name, "[!.]*/**/*"):
+            if path.is_file():
+                copy = target / path.relative_to(root)
+                files.make_folder(copy.parent)
+                files.link_or_copy(path, copy)
+                folders.add(copy.parent)
+    return folders

@@ -89,6 +89,9 @@ def fill_channel(folders: Folders, name: str, given: Any, mode: str) -> Record:
             "training_set": {"name": given.name, "hash": given.hash},
             "label": given.label,
             "features": list(given.features),
+            "lookups": [lookup.to_json() for lookup in given.lookups],
+            "categories": {name: list(texts) for name, texts in given.categories.items()},
+            "fills": {c.name: c.fill for c in given.layout.features if c.fill is not None},
         }
     elif isinstance(given, (str, os.PathLike)):
         source = Path(given).expanduser().absolute()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore import models
 from featurestore.errors import CorruptStore, InvalidInput
+from featurestore.feature_view import FeatureLookup
 from featurestore.models.artefacts import sha256
 from featurestore.training.job import Job
 
@@ -22,8 +23,8 @@ def register(store: FeatureStore, name: str, model: Any, **options: Any) -> Mode
     store, name
         See :func:`featurestore.models.register`.
     model : Job, object or path
-        Of a completed job its files are taken, and its metrics, its training set's hash, label and
-        columns, and the job itself, as far as ``options`` do not say otherwise.
+        Of a completed job its files are taken, and its metrics, its training set's hash, label,
+        columns and features, and the job itself, as far as ``options`` do not say otherwise.
     **options
         Those of :func:`featurestore.models.register`.
 
@@ -49,7 +50,10 @@ def register(store: FeatureStore, name: str, model: Any, **options: Any) -> Mode
     if "training_set" in behind and "training_set" not in options:
         told |= {
             "training_set": behind["training_set"]["hash"],
-            "label": behind.get("label") or "",
-            "inputs": behind.get("features") or (),
+            "label": behind["label"] or "",
+            "inputs": behind["features"],
+            "features": [FeatureLookup.from_json(row) for row in behind["lookups"]] or None,
+            "categories": behind["categories"],
+            "fills": behind["fills"],
         }
     return models.register(store, name, model.model, **{**told, **options})

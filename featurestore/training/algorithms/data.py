@@ -78,15 +78,20 @@ def read(
             f"parameter label.{did_you_mean(str(label), table.column_names)}"
         )
     features = facts.get("features") or [n for n in table.column_names if n != label]
-    columns = [_float32(table[column], column, name) for column in features]
+    fills = facts.get("fills", {})
+    columns = [_float32(table[n], n, name, fills.get(n, np.nan)) for n in features]
     labels = _float32(table[label], str(label), name) if is_supervised else None
     return Rows(np.column_stack(columns), labels, tuple(features))
 
 
-def _float32(column: pa.ChunkedArray, name: str, channel: str) -> NDArray[np.float32]:
-    """Return a column as float32, NaN for null."""
+def _float32(
+    column: pa.ChunkedArray, name: str, channel: str, fill: float = np.nan
+) -> NDArray[np.float32]:
+    """Return a column as float32, with what stands for null."""
+    if pa.types.is_date32(column.type):
+        column = column.cast(pa.int32())
     try:
-        numbers = column.cast(pa.float64(), safe=False).combine_chunks()
+        numbers = column.cast(pa.float64(), safe=False).fill_null(fill).combine_chunks()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
         raise InvalidInput(
             f'The column "{name}" of the channel "{channel}" is {column.type}; an algorithm by '
