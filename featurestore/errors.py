@@ -11,7 +11,7 @@
     │   ├── StaleDelete               ├── RequestMismatch        ├── UnknownConsumer
     │   ├── ConsumerExists            ├── ConsumerDropped        ├── RecordNotFound
     │   ├── StaleUpdate               ├── TooLarge               ├── UnknownModel
-    │   └── RecordErased
+    │   ├── UnknownJob                └── RecordErased
     ├── Unavailable               try again
     │   ├── StoreBusy                 ├── OutcomeUnknown         └── Unreachable
     ├── AccessDenied              use another API key, or ask for a role
@@ -136,6 +136,10 @@ class ConsumerExists(InvalidInput):
 
 class ConsumerDropped(InvalidInput):
     """The consumer fell further behind than its limit; what it missed is not held any more."""
+
+
+class UnknownJob(InvalidInput):
+    """No job, run or tuning of that name."""
 
 
 class UnknownModel(InvalidInput):

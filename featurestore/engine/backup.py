@@ -19,6 +19,11 @@ not against that disk: give the path of another one.
 **Restore** checks the same digests, and gives the store a new *incarnation*: seqs go on behind a
 gap, so that a token of what the old store did after the backup is refused, and never taken for
 something else; consumers of the old one are told to begin anew.
+
+What stands on the store has its documents in the environment, and its files in folders that are
+named by their content (:data:`BESIDE`): they are linked or copied after it, since a document is
+written after the files it names.  What a job has left in its own folder, its log and checkpoints,
+is not copied; its record is.
 """
 
 from __future__ import annotations
@@ -46,6 +51,9 @@ if TYPE_CHECKING:
 #: the old store can have given since.
 SEQ_GAP = 10**10
 
+#: Models, what runs have kept, training sets.
+BESIDE = ("models", "runs/artefacts", "sets")
+
 
 def backup(database: Database, target: Path, since: Path | None, now_us: int) -> int:
     """Copy a store into a new folder; returns the number of history files."""
@@ -59,7 +67,7 @@ def backup(database: Database, target: Path, since: Path | None, now_us: int) ->
     with one_moment(database, target / "engine", now_us) as (entries, note):
         for entry in entries:
             _bring(database.root, target, since, entry)
-        _settle(target, entries)
+        _settle(target, entries, _copy_beside(database.root, target))
         files.write_small(target / NOTE, note)
         return len(entries)
 
@@ -119,14 +127,11 @@ def _has(folder: Path, entry: manifest.FileEntry) -> bool:
         return False
 
 
-def _settle(target: Path, entries: list[manifest.FileEntry]) -> None:
+def _settle(target: Path, entries: list[manifest.FileEntry], beside: set[Path]) -> None:
     """Make what has been written durable."""
     files.sync_file(target / "engine" / "data.mdb")
-    for folder in {(target / e.path).parent for e in entries} | {
-        target / "engine",
-        target / "data",
-        target,
-    }:
+    folders = beside | {(target / entry.path).parent for entry in entries}
+    for folder in folders | {target / "engine", target / "data", target}:
         files.sync_folder(folder)
 
 
@@ -138,6 +143,19 @@ def _note_of(path: Path) -> dict[str, Any]:
             f"{path} is no backup, or one that was not finished: it has no {NOTE}."
         ) from error
     return note
+
+
+def _copy_beside(root: Path, target: Path) -> set[Path]:
+    """Link or copy the files of what stands on the store; returns their new folders."""
+    folders = set()
+    for name in BESIDE:
+        for path in files.listing(root / name, "[!.]*/**/*"):
+            if path.is_file():
+                copy = target / path.relative_to(root)
+                files.make_folder(copy.parent)
+                files.link_or_copy(path, copy)
+                folders.add(copy.parent)
+    return folders
 
 
 # ── restoring ────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +187,7 @@ def restore(source: Path, target: Path, incarnation: str, now_us: int) -> int:
         env.sync()
     finally:
         env.close()
-    _settle(target, entries)
+    _settle(target, entries, _copy_beside(source, target))
     return len(entries)
 
 

@@ -11,6 +11,7 @@ a final name is whole.  The same files make the same folder: registering twice s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
@@ -142,5 +143,6 @@ def _refuse_pickle(path: Path) -> None:
 def _remove_abandoned(folder: Path) -> None:
     """Remove what a process that died while publishing has left."""
     for path in folder.glob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-            files.remove_folder(path)
+        with contextlib.suppress(FileNotFoundError):  # its owner has just finished
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                files.remove_folder(path)

@@ -1,6 +1,6 @@
 """Formats: how a model is written without code, and how its score is had from rows of float32.
 
-Each format is one file of ``featurestore.integrations`` with three functions::
+Each format is one file with three functions, of ``featurestore.integrations`` but for the forest::
 
     dump(model, path)     write a model that lives in memory
     load(data, trusted)   bytes whose digest was compared -> the library's own object
@@ -64,6 +64,7 @@ FORMATS = {
         Format("xgboost", ".ubj", f"{_HERE}.xgboost", "xgboost", "xgboost"),
         Format("lightgbm", ".lgb", f"{_HERE}.lightgbm", "lightgbm", "lightgbm"),
         Format("onnx", ".onnx", f"{_HERE}.onnx", "onnx", "onnx"),
+        Format("forest", ".forest", "featurestore.models.forest", "featurestore", ""),
     )
 }
 
@@ -120,7 +121,7 @@ def format_of(model: object) -> Format:
     """Return the format in which a model that lives in memory is written."""
     bases = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     # The wrappers of XGBoost and LightGBM are scikit-learn's estimators, too.
-    for name in ("xgboost", "lightgbm", "onnx", "skops"):
+    for name in ("xgboost", "lightgbm", "onnx", "forest", "skops"):
         if FORMATS[name].package in bases:
             return FORMATS[name]
     packages = ", ".join(form.package for form in FORMATS.values())

@@ -61,6 +61,10 @@ class ModelVersion:
         The columns the model sees, in their order.
     lookups : tuple of FeatureLookup
         The features they come from; empty if it was registered without.
+    categories : dict
+        Input -> the texts that its numbers 0, 1, 2 ... stand for.
+    fills : dict
+        Input -> what stands for null, where that is not NaN.
     label : str
         What it was taught to say.
     training_set : dict
@@ -88,6 +92,8 @@ class ModelVersion:
     files: tuple[ArtefactFile, ...]
     inputs: tuple[str, ...]
     lookups: tuple[FeatureLookup, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    fills: Mapping[str, float]
     label: str
     training_set: Mapping[str, Any]
     metrics: Mapping[str, float]
@@ -118,6 +124,8 @@ def register(
     training_set: Any = None,
     features: Any = None,
     inputs: Sequence[str] = (),
+    categories: Mapping[str, Sequence[str]] | None = None,
+    fills: Mapping[str, float] | None = None,
     label: str = "",
     metrics: Mapping[str, float] | None = None,
     job: str = "",
@@ -137,13 +145,13 @@ def register(
         A model of scikit-learn, XGBoost or LightGBM, or a file or folder that holds one in a format
         of :mod:`featurestore.models.formats`.  Files are copied.
     training_set : TrainingSet or str, optional
-        What it was trained on; from a training set features, columns and label are taken, too.  A
-        text is its hash.
+        What it was trained on; from a training set features, columns, categories and label are
+        taken, too.  A text is its hash.
     features : references, optional
         As of ``point_in_time``, where there is no training set.
     inputs : sequence of str, optional
         The columns of the model's rows, in order.
-    label, metrics, job, description, metadata
+    categories, fills, label, metrics, job, description, metadata
         See :class:`ModelVersion`.
     trusted : sequence of str
         For scikit-learn: names of types beyond its own that may be made when the model is loaded.
@@ -162,6 +170,10 @@ def register(
     """
     check_name(name, "model")
     document = _behind(store, training_set, features, inputs, label)
+    if categories is not None:
+        document["categories"] = {name: list(texts) for name, texts in categories.items()}
+    if fills is not None:
+        document["fills"] = dict(fills)
     if isinstance(model, str) or hasattr(model, "__fspath__"):
         digest, listed = artefacts.publish(store.path, Path(model).expanduser())
     else:
@@ -287,6 +299,7 @@ def _behind(
 ) -> dict[str, Any]:
     """Return what a version says about its data."""
     behind: dict[str, Any] = {}
+    columns: Sequence[Any] = ()
     if isinstance(training_set, str):
         behind = {"hash": training_set}
     elif training_set is not None:
@@ -294,6 +307,7 @@ def _behind(
         label = label or training_set.label
         features = training_set.lookups if features is None else features
         inputs = inputs or training_set.features
+        columns = training_set.layout.features
     lookups = () if features is None else expand(features, store.describe_feature_view)
     if isinstance(inputs, str):
         raise InvalidInput(f"inputs= is the text {inputs!r}; give a list of column names.")
@@ -301,6 +315,8 @@ def _behind(
         "training_set": behind,
         "lookups": [lookup.to_json() for lookup in lookups],
         "inputs": list(inputs),
+        "categories": {c.name: list(c.categories) for c in columns if c.categories is not None},
+        "fills": {c.name: c.fill for c in columns if c.fill is not None},
         "label": label,
     }
 
@@ -338,6 +354,8 @@ def _parsed(
         files=tuple(ArtefactFile(*file) for file in document["files"]),
         inputs=tuple(document["inputs"]),
         lookups=tuple(FeatureLookup.from_json(row) for row in document["lookups"]),
+        categories={n: tuple(texts) for n, texts in document["categories"].items()},
+        fills=document["fills"],
         label=document["label"],
         training_set=document["training_set"],
         metrics=document["metrics"],

@@ -277,6 +277,16 @@ def test_versions_and_decisions_outlive_the_process(
         models.approve(again, "late:1", by="eva")
 
 
+def test_a_backup_has_the_models(
+    store: fs.FeatureStore, open_store: Callable[..., fs.FeatureStore]
+) -> None:
+    models.register(store, "late", logistic())
+    store.backup(store.path.parent / "copy")
+    copy = open_store("copy")
+    assert models.versions(copy, "late") != []
+    assert models.load(copy, "late").score(ROWS).shape == (300,)
+
+
 def test_versions_are_numbered_without_gaps_by_all_who_register(store: fs.FeatureStore) -> None:
     booster = xgb.train(BOOSTED, xgb.DMatrix(ROWS, LATE), 1)
 

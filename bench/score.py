@@ -1,0 +1,233 @@
+"""What does scoring a million rows cost, beside the model's own work?
+
+==========  ======================================================================================
+case        the model, and what is asked of it: 1M rows x 19 float32 (full)
+==========  ======================================================================================
+xgboost     200 trees of depth 6
+boosting    scikit-learn's HistGradientBoosting, 100 trees
+logistic    scikit-learn's logistic regression: hardly any work, so what is left is ours
+==========  ======================================================================================
+
+``in_ram`` is one predict call on an array that is there already.  ``ours`` is a whole job:
+Parquet read, float32 rows, predict, Parquet written and synced, a unit told to the log at a time.
+``payload`` is the same rows as CSV payloads of the files path, in this process: text out, parsed,
+predicted, text back.
+
+**A surprise would be** a job cheaper than the predict call it makes.
+
+**The bound.**  Each column is decoded once and written once into the rows, whose 19 cells are 76
+bytes; a score is 8.  At 1 GB/s that is 0.1 CPU-seconds a million rows.
+
+**Reached** (full size, medians of the rounds; ``python -m bench score --size full``): not yet
+measured on a quiet machine.
+
+Ray Data is left out: it needs an environment of 1.4 GB of its own.  Measured there once, with the
+XGBoost model above: 33.2 CPU-seconds a million rows, read and write included.
+"""  # noqa: D400  a benchmark asks a question
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bench.harness import Case, Goal, Need, Run, Side, Step, nothing, ratio
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLUMNS = 19
+NAMES = [f"x{n}" for n in range(COLUMNS)]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The numbers of one size: rows to score, rows to train on, trees, and rows as text."""
+
+    rows: int
+    train: int
+    trees: int
+    text_rows: int
+
+
+SIZES = {
+    "tiny": Size(3_000, 300, 3, 300),
+    "small": Size(200_000, 5_000, 50, 20_000),
+    "full": Size(1_000_000, 20_000, 200, 100_000),
+}
+
+
+# ── making ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _rows(seed: int, count: int) -> Any:
+    import numpy as np
+
+    return np.random.default_rng(seed).normal(size=(count, COLUMNS)).astype(np.float32)
+
+
+def _make_rows(run: Run, folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = _rows(run.seed, run.size.rows)
+    table = pa.table({"id": pa.array(range(len(rows)), pa.int64())} | dict(zip(NAMES, rows.T)))  # noqa: B905
+    pq.write_table(
+        table, folder / "rows.parquet", row_group_size=131_072, compression="zstd",
+        compression_level=1, use_dictionary=False,
+    )  # fmt: skip
+
+
+def _xgboost(size: Size, rows: Any, labels: Any) -> Any:
+    import xgboost as xgb
+
+    options = {"objective": "binary:logistic", "max_depth": 6, "nthread": 1}
+    return xgb.train(options, xgb.DMatrix(rows, labels), size.trees)
+
+
+def _boosting(size: Size, rows: Any, labels: Any) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(max_iter=size.trees // 2 + 1).fit(rows, labels)
+
+
+def _logistic(_size: Size, rows: Any, labels: Any) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression().fit(rows, labels)
+
+
+def _make_store(run: Run, folder: Path, train: Callable[[Size, Any, Any], Any]) -> None:
+    import featurestore as fs
+    from featurestore import models
+
+    rows = _rows(run.seed + 1, run.size.train)
+    labels = (rows[:, :3].sum(axis=1) + rows[:, 3] ** 2 > 0.5).astype(int)
+    with fs.open(folder / "store") as store:
+        models.register(store, "model", train(run.size, rows, labels), inputs=NAMES)
+
+
+ROWS = Step("score-rows", _make_rows)
+TRAIN = {"xgboost": _xgboost, "boosting": _boosting, "logistic": _logistic}
+STORES = {
+    name: Step(f"score-store-{name}", partial(_make_store, train=train))
+    for name, train in TRAIN.items()
+}
+
+
+# ── sides ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _loaded(run: Run, model: str) -> Any:
+    import featurestore as fs
+    from featurestore import models
+
+    with fs.open(run.path(STORES[model]) / "store", read_only=True) as store:
+        return models.load(store, "model")
+
+
+def _in_one_thread() -> Any:
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
+
+
+def _expected(run: Run, model: str, rows: int) -> list[dict[str, Any]]:
+    scores = _loaded(run, model).score(_rows(run.seed, run.size.rows)[:rows])
+    return _summary(scores)
+
+
+def _summary(scores: Any) -> list[dict[str, Any]]:
+    return [{"rows": len(scores), "mean": round(float(scores.mean()), 6)}]
+
+
+def _in_ram(run: Run, *, model: str) -> None:
+    loaded = _loaded(run, model)
+    rows = _rows(run.seed, run.size.rows)
+    with _in_one_thread():
+        with run.warming_up():
+            loaded.score(rows[:1_000])
+        with run.measuring(len(rows)):
+            scores = loaded.score(rows)
+    run.answers(_summary(scores), _expected(run, model, len(rows)))
+
+
+def _ours(run: Run, *, model: str) -> None:
+    import pyarrow.parquet as pq
+
+    import featurestore as fs
+    from featurestore import batch
+
+    source = run.path(ROWS) / "rows.parquet"
+    with run.fresh() as folder, _in_one_thread():
+        # A copy: the job's record and files go where they may be thrown away.
+        shutil.copytree(run.path(STORES[model]) / "store", folder / "store")
+        with fs.open(folder / "store") as store:
+            with run.warming_up():
+                warm = pq.read_table(source).slice(0, 1_000)
+                batch.score(store, "model", warm, keep=["id"])
+            with run.measuring(run.size.rows):
+                job = batch.score(store, "model", source, keep=["id"])
+            found = pq.read_table(job.output)
+    run.answers(_summary(found["score"].to_numpy()), _expected(run, model, run.size.rows))
+
+
+def _payload(run: Run, *, model: str) -> None:
+    import numpy as np
+
+    from featurestore.batch import worker
+    from featurestore.batch.payloads import CSV
+
+    loaded = _loaded(run, model)
+    count = run.size.text_rows
+    rows = _rows(run.seed, run.size.rows)[:count]
+    found = []
+    with _in_one_thread(), run.measuring(count):
+        for start in range(0, count, 10_000):
+            text = "".join(
+                ",".join(map(repr, row)) + "\n" for row in rows[start : start + 10_000].tolist()
+            )
+            read = worker.read_rows(text.encode(), CSV, tuple(NAMES))
+            answer = worker.write_scores(loaded.score(read), CSV)
+            found.append(np.array(answer.split(), float))
+    run.answers(_summary(np.concatenate(found)), _expected(run, model, count))
+
+
+def _needs(*packages: str) -> Need:
+    from importlib.util import find_spec
+
+    def why(_options: Any) -> str | None:
+        missing = [name for name in packages if find_spec(name) is None]
+        return f"{', '.join(missing)} not installed" if missing else None
+
+    return why if packages else nothing
+
+
+def _case(model: str, question: str, *packages: str, goals: tuple[Goal, ...]) -> Case:
+    needs = _needs("threadpoolctl", *packages)
+    steps = (ROWS, STORES[model])
+    sides = (
+        Side("in_ram", partial(_in_ram, model=model), "an array", needs, steps=steps),
+        Side("ours", partial(_ours, model=model), "files, durable", needs, steps=steps),
+        Side("payload", partial(_payload, model=model), "text", needs, steps=steps),
+    )
+    return Case(model, question, "row", sides, goals)
+
+
+#: What a row costs us beside the model: CPU-microseconds, so CPU-seconds a million rows.
+BESIDE = Goal(
+    "ours - in_ram, CPU-s a million rows",
+    ("ours", "in_ram"),
+    lambda figures: figures["ours"]["cpu_us"] - figures["in_ram"]["cpu_us"],
+    at_most=0.4,
+    unit="",
+)
+TREES = (ratio("ours", "in_ram", at_most=1.1), ratio("payload", "ours"))
+
+CASES = (
+    _case("xgboost", "score with XGBoost", "xgboost", goals=TREES),
+    _case("boosting", "score with HistGradientBoosting", "sklearn", goals=TREES),
+    _case("logistic", "read, convert, write", "sklearn", goals=(BESIDE, ratio("payload", "ours"))),
+)
