@@ -214,6 +214,7 @@ def _make_store(run: Run, folder: Path, *, join: Join) -> None:
             create(store, history, table)
             if join.compacted:
                 store.ingest(history.name, table)
+                store.flush()  # a few thousand rows are in the journal
                 store.compact()
             else:
                 _ingest_in_pieces(store, history.name, table, run.size.tail)

@@ -35,12 +35,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import numpy as np
+
 from featurestore.encoding import columns, keys, values
 from featurestore.errors import CorruptStore, FeatureStoreError, InvalidInput
 from featurestore.event_time import MAX_US, MIN_US, duration_us, to_us
 from featurestore.feature_view import FeatureView
 from featurestore.schema import FeatureGroup, define
-from featurestore.storage import catalog, commits, consumers, journal, manifest, pages, requests
+from featurestore.storage import catalog, commits, consumers, journal, manifest, requests
 from featurestore.storage.rows import unseal_number
 
 if TYPE_CHECKING:
@@ -176,22 +178,19 @@ def _number(text: str) -> Any:
         return text
 
 
-class _Chunk:
-    """A column chunk of 8 rows, wherever the bytes say."""
-
-    compression, has_dictionary_page, physical_type, num_values = "UNCOMPRESSED", False, "INT64", 8
-
-    class statistics:  # noqa: N801 - as pyarrow has it
-        has_null_count, null_count = True, 0
-
-    def __init__(self, start: int, size: int) -> None:
-        self.data_page_offset, self.total_compressed_size = start, size
-
-
 def page(data: bytes) -> None:
     """Read the header of a Parquet page."""
-    found = pages.raw_page(memoryview(data), _Chunk(4, max(0, len(data) - 4)), 8, 8)  # type: ignore[arg-type]
-    assert found == -1 or 0 <= found <= len(data) - 64
+    from featurestore.kernels import parquet
+
+    memory, chunk = np.frombuffer(data, np.uint8), np.full(parquet.CHUNK_FIELDS, -1)
+    chunk[[parquet.CODEC, parquet.NULLS]] = 0
+    chunk[[parquet.VALUES, parquet.DATA_PAGE, parquet.SIZE]] = 8, 4, max(0, len(data) - 4)
+    for optional in (0, 1):
+        try:
+            start, end = parquet.plain_page(memory, chunk, optional, 8)
+        except ValueError:
+            continue
+        assert start == end == -1 or 0 <= start <= len(data) == end
 
 
 def refused(read: Callable[..., Any], *given: Any, error: type[Exception], **how: Any) -> Any:

@@ -26,7 +26,7 @@ import featurestore as fs
 from featurestore.event_time import MAX_US, MIN_US
 from tests import agreement
 from tests.join_world import ERAS, KEYS, WRITTEN, World
-from tests.model import DAY, MINUTE, Key, Version, moment, resolve
+from tests.model import DAY, MINUTE, Key, Version, exactly, moment, resolve
 
 DELAYS = [0, 0, 1, MINUTE, 7 * MINUTE]
 MAX_AGES: list[float] = [math.inf] * 5 + [0, MINUTE, 5 * MINUTE, 5 * MINUTE + 1]
@@ -47,6 +47,7 @@ class Lookup:
     group: str
     delay_us: int
     max_age_us: float
+    last_n: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Question:
     labels: tuple[Label, ...]
     by_write_time: bool
     with_status: bool = True
+    explain: bool = False
     stream: bool = False
     as_of_step: int | None = None
     as_of_us: int | None = None
@@ -86,7 +88,12 @@ def draw_question(chance: random.Random, now: World, labels: int) -> Question:
     """Draw a join of so many labels, with one to four lookups."""
     names = list(KEYS) + list(WRITTEN)
     lookups = tuple(
-        Lookup(chance.choice(names), chance.choice(DELAYS), chance.choice(MAX_AGES))
+        Lookup(
+            chance.choice(names),
+            chance.choice(DELAYS),
+            chance.choice(MAX_AGES),
+            chance.choice([None] * 5 + [1, 3, 20]),
+        )
         for _ in range(chance.choice([1, 1, 2, 4]))
     )
     by_write_time = chance.random() < 0.3
@@ -101,7 +108,7 @@ def draw_question(chance: random.Random, now: World, labels: int) -> Question:
     drawn += chance.choices(drawn, k=labels // 10) if drawn else []
     chance.shuffle(drawn)
     question = Question(lookups, tuple(drawn), by_write_time, with_status=chance.random() < 0.5)
-    question = replace(question, stream=chance.random() < 0.25)
+    question = replace(question, stream=chance.random() < 0.25, explain=chance.random() < 0.25)
     way = chance.random()
     if way < 0.15:
         return replace(question, as_of_step=chance.randrange(len(now.seq_after)))
@@ -186,6 +193,7 @@ def ask(now: World, question: Question) -> Counter[str]:
         as_of=as_of,
         known="write_time" if question.by_write_time else "event_time",
         with_status=question.with_status,
+        explain=question.explain,
         stream=question.stream,
     )
     answer = answer.read_all() if question.stream else answer
@@ -197,11 +205,11 @@ def ask(now: World, question: Question) -> Counter[str]:
         for row, label in enumerate(question.labels):
             case = _Case(now, lookup, label.keys[number], label.time_us, seq_max, question)
             status, version = case.resolved()
-            group = now.model.groups[lookup.group]
-            expected = agreement.joined(group, status, version, label.time_us, f"l{number}_")
-            if not question.with_status:
-                expected = {f"l{number}_{n}": expected[f"l{number}_{n}"] for n in group.payload}
+            expected = case.expected(status, version, f"l{number}_")
             found = {name: rows[row][name] for name in expected}
+            if question.explain:
+                expected["file or journal"] = None if version is None else now.place(version)
+                found["file or journal"] = _place(rows[row][f"l{number}__source"], version, now)
             if found != expected:
                 raise DifferenceError(
                     row,
@@ -215,10 +223,22 @@ def ask(now: World, question: Question) -> Counter[str]:
     counts["join"] += 1
     counts["join without status"] += not question.with_status
     counts["join as a stream"] += question.stream
+    counts["join explained"] += question.explain
     counts["join without labels"] += not question.labels
     counts["join at an earlier seq"] += question.as_of_step is not None
     counts["join at an earlier time"] += question.as_of_us is not None
     return counts
+
+
+def _place(source: Any, version: Version | None, now: World) -> str | None:
+    """Return where a source says that a version is; files are told by their path only."""
+    if source == exactly(None):
+        return None
+    if source == exactly("journal"):
+        return "the journal"
+    is_file = str(source[1]).startswith("data/") and version is not None
+    place = now.place(version) if is_file and version is not None else ""
+    return place if place != "the journal" else "a file"
 
 
 def _labels_table(now: World, question: Question) -> pa.Table:
@@ -253,6 +273,7 @@ def _feature_lookup(now: World, lookup: Lookup, number: int) -> fs.FeatureLookup
         prefix=f"l{number}_",
         max_age=agreement.span(lookup.max_age_us),
         delay=agreement.span(lookup.delay_us),
+        last_n=lookup.last_n,
     )
 
 
@@ -273,7 +294,9 @@ class _Case:
             return []
         return self.now.model.groups[self.lookup.group].offline(self.key)
 
-    def resolved(self, **other: Any) -> tuple[str, Version | None]:
+    def resolved(
+        self, versions: Sequence[Version] | None = None, **other: Any
+    ) -> tuple[str, Version | None]:
         """Return what the law says, or would say if something were different."""
         rules: dict[str, Any] = {
             "seq_max": self.seq_max,
@@ -281,11 +304,60 @@ class _Case:
             "max_age_us": self.lookup.max_age_us,
             "by_write_time": self.question.by_write_time,
         }
-        return resolve(self.versions, self.label_us, self.label_us, **(rules | other))
+        history = self.versions if versions is None else versions
+        return resolve(history, self.label_us, self.label_us, **(rules | other))
+
+    def expected(self, status: str, found: Version | None, prefix: str) -> dict[str, object]:
+        """Return the columns of this lookup, as exact values."""
+        group, question = self.now.model.groups[self.lookup.group], self.question
+        columns = agreement.joined(group, status, found, self.label_us, prefix)
+        if not (question.with_status or question.explain):
+            columns = {f"{prefix}{n}": columns[f"{prefix}{n}"] for n in group.payload}
+        if self.lookup.last_n is not None:
+            last = self.last_versions(status)
+            for name in group.payload:
+                values = None if last is None else [v.values.get(name) for v in last]
+                columns[f"{prefix}{name}"] = exactly(values)
+        if question.explain:
+            columns[f"{prefix}_rule"] = exactly(self.rule(status, found))
+            columns[f"{prefix}_write_seq"] = exactly(None if found is None else found.seq)
+        return columns
+
+    def last_versions(self, status: str) -> list[Version] | None:
+        """Return what a list of the last values is made of, oldest first: one for each time."""
+        if status != "PRESENT":
+            return None
+        found = []
+        for event_time_us in sorted({v.event_time_us for v in self.versions}, reverse=True):
+            versions = [v for v in self.versions if v.event_time_us == event_time_us]
+            here, newest = self.resolved(versions)
+            if here == "PRESENT" and newest is not None:
+                found.append(newest)
+        return found[: self.lookup.last_n][::-1]
+
+    def rule(self, status: str, found: Version | None) -> str:
+        """Return the rule that an explanation has to name."""
+        if self.key is None:
+            return "NO_KEY"
+        if status == "EXPIRED" and found is not None:
+            over = self.label_us - found.event_time_us > self.lookup.max_age_us
+            return "MAX_AGE" if over else "TTL"
+        if status != "MISSING":
+            return status
+        if self.resolved(by_write_time=False)[1] is not None:
+            return "WRITE_TIME"
+        if self.resolved(by_write_time=False, delay_us=0)[1] is not None:
+            return "DELAY"
+        return "MISSING"
 
     def kinds(self, status: str, found: Version | None) -> Iterator[str]:
         """Name what this case is about."""
         yield f"status {status}"
+        if self.question.explain:
+            yield f"rule {self.rule(status, found)}"
+        if self.lookup.last_n is not None:
+            last = self.last_versions(status)
+            yield "no list" if last is None else f"list of {'one' if len(last) < 2 else 'several'}"
         yield f"group {self.lookup.group}"
         if self.key is None:
             yield "null key"
@@ -385,6 +457,9 @@ KINDS = frozenset(
         "older record arrived later", "tombstone after the label",
         "nan", "null", "int64 limit as value", "int64 limit as key",
         "record of an older schema version",
+        "join explained", "no list", "list of one", "list of several",
+        *(f"rule {rule}" for rule in ("PRESENT", "DELETED", "MAX_AGE", "TTL", "NO_KEY", "DELAY",
+                                      "WRITE_TIME", "MISSING")),
     ]
 )  # fmt: skip
 """Everything a campaign must have met."""

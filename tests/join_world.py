@@ -35,7 +35,7 @@ import pytest
 import featurestore as fs
 from featurestore.engine import compactor, point_in_time, staging
 from featurestore.engine import ingest as engine_ingest
-from featurestore.engine.point_in_time import batches
+from featurestore.engine.point_in_time import batches, last
 from featurestore.event_time import MAX_US, MIN_US
 from featurestore.storage import parquet
 from tests import agreement
@@ -63,11 +63,13 @@ SIZES: list[tuple[Any, str, int]] = [
 APART: list[tuple[Any, str, int]] = [
     (point_in_time, "_MATCH_ROWS_MIN", 30),
     (point_in_time, "_HASHED_KEYS_MAX", 2),
+    (point_in_time, "_ROWS_A_LABEL", 1e9),
+    (last, "ROWS_MAX", 20),
     (batches, "_ROWS_MIN", 9),
     (batches, "_FIXED_BYTES", 1 << 30),
 ]
-"""With these, small files are matched one by one, most joins skip none by its keys, and a stream
-has many batches."""
+"""With these, small files are matched one by one, most joins skip none by its keys, those without
+status look their rows up, lists are made of some keys at a time, and a stream has many batches."""
 
 LENGTH = 40 * MINUTE
 """Event times of a store lie within this, on a grid of minutes, so that ties are common."""

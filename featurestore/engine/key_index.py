@@ -13,13 +13,14 @@ After each column the pairs met are numbered anew, so codes stay below the numbe
 product with the next column's distinct values stays in 64 bits, however many columns there are.
 
 Numbers and times are looked up in a hash table of ours (``kernels.codes``), everything else in
-Arrow's.  A column of dictionaries, as Parquet stores repeated text, is looked up once for each
-entry of a dictionary, and no text is made for its rows.
+Arrow's.  :class:`Coded` values, as Parquet stores repeated text, are looked up once for each
+entry of a dictionary, and no text is made for their rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,36 @@ NO_KEY = NO_CODE
 
 _ALL_VALID = np.empty(0, np.bool_)
 _NO_CODES = np.empty(0, np.int64)
+
+
+class Coded(NamedTuple):
+    """Values given as places in other values.
+
+    Attributes
+    ----------
+    codes : int64[rows]
+        The entry of each row; ``NO_KEY`` for a null.
+    entries : pyarrow.ChunkedArray
+        Values, of which some may be equal.
+    """
+
+    codes: Int64
+    entries: pa.ChunkedArray
+
+    @classmethod
+    def of(cls, column: pa.Array | pa.ChunkedArray) -> Coded:
+        """Return a column of any type; one of dictionaries becomes their entries."""
+        if not pa.types.is_dictionary(column.type):
+            return cls(np.arange(len(column)), _chunked(column))
+        chunks = _chunked(column).chunks
+        entries = pa.chunked_array([c.dictionary for c in chunks], column.type.value_type)
+        firsts = np.cumsum([0, *(len(chunk.dictionary) for chunk in chunks)])
+        codes = [_codes(chunk.indices) for chunk in chunks]
+        shifted = [
+            np.where(own == NO_KEY, NO_KEY, own + first)
+            for own, first in zip(codes, firsts, strict=False)
+        ]
+        return cls(np.concatenate([_NO_CODES, *shifted]), entries)
 
 
 class KeyIndex:
@@ -76,14 +107,14 @@ class KeyIndex:
             self.size = met.distinct.size
             self._pairs.append(met)
 
-    def find(self, columns: Sequence[pa.Array | pa.ChunkedArray | Int64]) -> Int64:
+    def find(self, columns: Sequence[pa.Array | pa.ChunkedArray | Int64 | Coded]) -> Int64:
         """Return the code of each row's key in another table; ``NO_KEY`` where it is not here.
 
         Parameters
         ----------
-        columns : sequence of pyarrow.Array, ChunkedArray or int64[rows]
+        columns : sequence of pyarrow.Array, ChunkedArray, int64[rows] or Coded
             The parts of the key, in the same order and of the same types; or dictionaries of such
-            values, or what :func:`as_numbers` makes of them.
+            values; numbers also as :func:`as_numbers` makes them, and others coded.
 
         Returns
         -------
@@ -149,24 +180,11 @@ class _Values:
         self._values = encoded.dictionary
         self.size = len(self._values)
 
-    def find(self, column: pa.Array | pa.ChunkedArray) -> Int64:
-        if not pa.types.is_dictionary(column.type):
-            return _codes(pc.index_in(column, value_set=self._values))
-        # Each look-up in Arrow numbers our values anew, so the dictionaries go in together.
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        entries = pa.chunked_array([chunk.dictionary for chunk in chunks], self._values.type)
-        found = _codes(pc.index_in(entries, value_set=self._values))
-        firsts = np.cumsum([0, *(len(chunk.dictionary) for chunk in chunks)])
-        rows = [_codes(chunk.indices) for chunk in chunks]
-        return np.concatenate(
-            [
-                _NO_CODES,
-                *(
-                    np.append(found[low:high], NO_KEY)[own]  # the last is for nulls: they are -1
-                    for low, high, own in zip(firsts[:-1], firsts[1:], rows, strict=True)
-                ),
-            ]
-        )
+    def find(self, column: pa.Array | pa.ChunkedArray | Coded) -> Int64:
+        coded = column if isinstance(column, Coded) else Coded.of(column)
+        # Each look-up in Arrow numbers our values anew, so all dictionaries go in together.
+        found = _codes(pc.index_in(coded.entries, value_set=self._values))
+        return np.append(found, NO_KEY)[coded.codes]  # the last is for nulls: they are -1
 
 
 def _valid(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -175,6 +193,10 @@ def _valid(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         return _ALL_VALID
     array = one_chunk(column)
     return np.asarray(array.is_valid().to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _chunked(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
 def _codes(indices: pa.Array | pa.ChunkedArray) -> Int64:

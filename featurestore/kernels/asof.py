@@ -1,7 +1,9 @@
 """As-of matching: for each label, the newest row of its key that was known at its time.
 
 The labels are laid out once, by key and time.  History then comes past, and is never sorted here.
-There are two ways to go through it, and a label keeps the better of what both found:
+(Where there is much less of it than of labels, it is laid out, and :func:`asof_lookup` finds the
+row of one label after the other.)  There are two ways to go through it, and a label keeps the
+better of what both found:
 
 * :func:`asof_runs`, where rows *are* sorted: files are, by key, event time and seq.  A run of one
   key meets the labels of that key, and both go forward together: a merge, which costs per run and
@@ -15,7 +17,8 @@ There are two ways to go through it, and a label keeps the better of what both f
 * :func:`asof_update`, where they are not, or where "known" is not decided by event time alone
   (arrival times, snapshots).  Each row is put down at the first label that could have known it,
   where only the newest row stays; :func:`asof_finish` then carries each key's best row forward in
-  time.  *m* rows against *n* labels of *k* keys cost O(m log(n/k) + n). ::
+  time.  *m* rows against *n* labels of *k* keys cost O(m log(n/k) + n).  The short runs of keys
+  with many labels are put down, too. ::
 
     rows, known from:        b    a        d         c
                              └────┴────▶   └──────▶  └──────────────────▶
@@ -44,7 +47,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import from_dtype, types
 
-from featurestore.kernels import INT64, INT64_FILE, INT64_READ, INT64_WRITE, kernel
+from featurestore.kernels import BOOL_READ, INT64, INT64_FILE, INT64_READ, INT64_WRITE, kernel
 
 Int64 = npt.NDArray[np.int64]
 
@@ -208,15 +211,34 @@ def _newer(event_us: int, seq: int, best: np.void) -> bool:
     return bool(event_us == best["event_time_us"] and seq > best["seq"])
 
 
+@kernel(_BEST, INT64, INT64, INT64, INT64)
+def _put_down(best: npt.NDArray[np.void], at: int, event_us: int, seq: int, row: int) -> None:
+    """Let a row be the best of a label, unless that has a newer one.
+
+    Of two rows with the same seq, which then is their whole chunk's, the later to come is newer.
+    """
+    now = best[at]
+    if (
+        now["row"] == NO_ROW
+        or event_us > now["event_time_us"]
+        or (event_us == now["event_time_us"] and seq >= now["seq"])
+    ):
+        best[at]["event_time_us"], best[at]["seq"], best[at]["row"] = event_us, seq, row
+
+
 @kernel(INT64_READ, INT64, INT64, INT64, returns=INT64)
 def _first_known(label_us: Int64, low: int, high: int, known_us: int) -> int:
-    """Return the first label of ``low:high`` at or after ``known_us``, or ``high``."""
-    while low < high:
-        middle = (low + high) // 2
-        if label_us[middle] < known_us:
-            low = middle + 1
-        else:
-            high = middle
+    """Return the first label of ``low:high`` at or after ``known_us``, or ``high``.
+
+    Bisection without a branch: which half it is cannot be foreseen, and guessing costs more.
+    """
+    count = high - low
+    while count > 1:
+        half = count >> 1
+        low += half * (label_us[low + half - 1] < known_us)
+        count -= half
+    if count == 1:
+        low += 1 * (label_us[low] < known_us)
     return low
 
 
@@ -240,12 +262,107 @@ def _last_upto(event_us: Int64, low: int, high: int, newest_us: int) -> int:
     return low
 
 
-_PARTS = 128
-_PARTED_ROWS = 1 << 21
+@kernel(INT64_FILE, INT64, INT64, INT64, returns=INT64)
+def _row_near(event_us: Int64, low: int, high: int, newest_us: int) -> int:
+    """Return the last row of ``low:high`` at or before ``newest_us``, knowing that ``low`` is.
+
+    Rows of a key are often spread evenly over time: the search begins where the row would be then.
+    """
+    first_us, last_us = np.float64(event_us[low]), np.float64(event_us[high - 1])
+    if newest_us >= event_us[high - 1]:
+        return high - 1
+    share = (np.float64(newest_us) - first_us) / (last_us - first_us)
+    row = min(max(low + int(share * (high - 1 - low)), low), high - 1)
+    step = 1
+    while event_us[row] > newest_us:  # ends at ``low`` at the latest
+        high, row = row, max(row - step, low)
+        step *= 2
+    return _last_upto(event_us, row, high, newest_us)
 
 
 @kernel(
-    INT64_READ, INT64_READ, INT64_READ, INT64_READ, INT64, INT64, INT64,
+    INT64_READ, INT64_READ, INT64_READ, INT64_FILE, INT64_READ, BOOL_READ, INT64, INT64,
+    types.Array(types.int32, 1, "C"),
+)  # fmt: skip
+def asof_lookup(
+    codes: Int64,
+    label_us: Int64,
+    starts: Int64,
+    event_us: Int64,
+    expires_us: Int64,
+    deleted: npt.NDArray[np.bool_],
+    delay_us: int,
+    max_age_us: int,
+    found: npt.NDArray[np.int32],
+) -> None:
+    """Look up the row that answers each label, in history laid out by key, event time and seq.
+
+    Parameters
+    ----------
+    codes, label_us : int64[n]
+        Key and time of each label; a negative key has no rows.
+    starts : int64[keys + 1]
+        The rows of key *k* are ``event_us[starts[k]:starts[k + 1]]``.
+    event_us : int64[m]
+        Event times, ascending for each key.
+    expires_us : int64[m] or int64[0]
+        Until when rows live; empty where none expires.
+    deleted : bool[m] or bool[0]
+        Which are tombstones; empty where none is.
+    delay_us : int
+        How long after its event time a row is published; not negative.
+    max_age_us : int
+        How old a row may be; -1 for any age.
+    found : int32[n]
+        Set to the row of each label; -1 where there is none, or it is gone by then.
+
+    Examples
+    --------
+    >>> found, none, alive = np.zeros(3, np.int32), np.empty(0, np.int64), np.empty(0, np.bool_)
+    >>> asof_lookup(np.array([0, 0, -1]), np.array([15, 9, 15]), np.array([0, 2]),
+    ...             np.array([10, 20]), none, alive, 0, -1, found)
+    >>> found.tolist()
+    [0, -1, -1]
+    """
+    rows = event_us.size
+    if label_us.size != codes.size or found.size != codes.size:
+        raise ValueError("columns of labels differ in length")
+    if expires_us.size not in (0, rows) or deleted.size not in (0, rows):
+        raise ValueError("columns of history differ in length")
+    if delay_us < 0 or starts.size < 1 or starts[0] != 0 or starts[starts.size - 1] != rows:
+        raise ValueError("a delay is negative, or starts are not those of the rows")
+    for i in range(codes.size):
+        found[i] = NO_ROW
+        if codes[i] < 0:
+            continue
+        if codes[i] >= starts.size - 1:
+            raise ValueError("a key code of a label is out of range")
+        low, high = starts[codes[i]], starts[codes[i] + 1]
+        if low == high or label_us[i] < INT64_MIN + delay_us:  # nothing is as old
+            continue
+        newest_us = label_us[i] - delay_us
+        if newest_us < event_us[low]:
+            continue
+        row = _row_near(event_us, low, high, newest_us)
+        # Cannot wrap: both are within the years 1 to 9999.
+        if max_age_us >= 0 and label_us[i] - event_us[row] > max_age_us:
+            continue
+        if expires_us.size > 0 and expires_us[row] <= label_us[i]:
+            continue
+        if deleted.size > 0 and deleted[row]:
+            continue
+        found[i] = row
+
+
+_PARTS = 128
+_PARTED_ROWS = 1 << 21
+
+# A run of fewer rows than labels is put down, row by row, if the labels are so many times more.
+_FEW = 2
+
+
+@kernel(
+    INT64_READ, INT64_READ, INT64_READ, INT64, INT64, INT64,
     INT64, INT64, INT64, INT64_WRITE, _TWO_ROWS,
     returns=INT64,
 )  # fmt: skip
@@ -253,7 +370,6 @@ def _part(
     codes: Int64,
     event_us: Int64,
     seq: Int64,
-    write_us: Int64,
     keys: int,
     delay_us: int,
     seq_max: int,
@@ -265,33 +381,29 @@ def _part(
 ) -> int:
     """Part rows ``first:last`` that count by their keys' leading bits; return how many there are.
 
-    A row becomes four numbers: its key and its place, since when it is known, event time, seq.
+    A row becomes two numbers: its key and its place, and its event time.
     """
     event_us_max = INT64_MAX - delay_us  # beyond it a row is never known, and the sum would wrap
     ends[:] = 0
     for i in range(first, last):
         if codes[i] >= keys:
             raise ValueError("a key code of history is out of range")
-        if codes[i] >= 0 and seq[i] <= seq_max and event_us[i] <= event_us_max:
+        if codes[i] >= 0 and event_us[i] <= event_us_max and (seq.size == 0 or seq[i] <= seq_max):
             ends[codes[i] >> shift] += 1
     count = 0
     for part in range(ends.size):
         ends[part], count = count, count + ends[part]
     for i in range(first, last):
-        if codes[i] >= 0 and seq[i] <= seq_max and event_us[i] <= event_us_max:
+        if codes[i] >= 0 and event_us[i] <= event_us_max and (seq.size == 0 or seq[i] <= seq_max):
             at = ends[codes[i] >> shift]
             ends[codes[i] >> shift] = at + 1
-            known_us = event_us[i] + delay_us
-            if write_us.size > 0:
-                known_us = max(known_us, write_us[i])
-            parted[at, 0] = codes[i] << 32 | (i - first)
-            parted[at, 1], parted[at, 2], parted[at, 3] = known_us, event_us[i], seq[i]
+            parted[at, 0], parted[at, 1] = codes[i] << 32 | (i - first), event_us[i]
     return count
 
 
 @kernel(
     INT64_READ, INT64_READ, _BEST,
-    INT64_READ, INT64_READ, INT64_READ, INT64_READ, INT64, INT64, INT64,
+    INT64_READ, INT64_READ, INT64_READ, INT64, INT64_READ, INT64, INT64, INT64,
 )  # fmt: skip
 def asof_update(
     starts: Int64,
@@ -300,6 +412,7 @@ def asof_update(
     codes: Int64,
     event_us: Int64,
     seq: Int64,
+    seq_of_all: int,
     write_us: Int64,
     delay_us: int,
     seq_max: int,
@@ -313,19 +426,24 @@ def asof_update(
         Of :func:`asof_prepare`; ``best`` is changed in place.
     codes : int64[m]
         Key of each row, as the labels are coded; negative for a key that no label has.
-    event_us, seq : int64[m]
-        Event time and sequence number.
+    event_us : int64[m]
+        Event times.
+    seq : int64[m] or int64[0]
+        Sequence numbers; empty where ``seq_of_all`` and the order of the rows tell enough.
+    seq_of_all : int
+        Where there are no others: a number that compares as each of them would with those of any
+        other chunk.  Of two rows with the same key and event time, the later one is then newer.
     write_us : int64[m] or int64[0]
         When each row arrived; empty when only event times decide what is known.
     delay_us : int
         How long after its event time a row is published; not negative.
     seq_max : int
-        Newest sequence number that counts.
+        Newest sequence number that counts, where there are any.
     row_first : int
         Number of the chunk's first row in the caller's count of rows.
     """
     rows, keys = codes.size, starts.size - 1
-    if event_us.size != rows or seq.size != rows or write_us.size not in (0, rows):
+    if event_us.size != rows or seq.size not in (0, rows) or write_us.size not in (0, rows):
         raise ValueError("columns of history differ in length")
     if delay_us < 0:
         raise ValueError("a delay is negative")
@@ -335,23 +453,27 @@ def asof_update(
     while keys >> shift > _PARTS:
         shift += 1
     ends = np.empty((keys >> shift) + 1, np.int64)
-    parted = np.empty((min(rows, _PARTED_ROWS), 4), np.int64)
+    parted = np.empty((min(rows, _PARTED_ROWS), 2), np.int64)
     for first in range(0, rows, _PARTED_ROWS):
         last = min(first + _PARTED_ROWS, rows)
-        count = _part(codes, event_us, seq, write_us, keys, delay_us, seq_max,
+        count = _part(codes, event_us, seq, keys, delay_us, seq_max,
                       first, last, shift, ends, parted)  # fmt: skip
         for i in range(count):
             code, row = parted[i, 0] >> 32, first + (parted[i, 0] & 0xFFFF_FFFF)
-            at = _first_known(label_us, starts[code], starts[code + 1], parted[i, 1])
-            if at < starts[code + 1] and _newer(parted[i, 2], parted[i, 3], best[at]):
-                best[at]["event_time_us"] = parted[i, 2]
-                best[at]["seq"] = parted[i, 3]
-                best[at]["row"] = row_first + row
+            known_us = parted[i, 1] + delay_us
+            if write_us.size > 0:
+                known_us = max(known_us, write_us[row])
+            end = starts[code + 1]
+            at = _first_known(label_us, starts[code], end, known_us)
+            if at < end:
+                row_seq = seq[row] if seq.size > 0 else seq_of_all
+                _put_down(best, at, parted[i, 1], row_seq, row_first + row)
 
 
 @kernel(
     INT64_READ, INT64_READ, _BEST,
-    INT64_READ, INT64_READ, INT64_FILE, INT64_READ, INT64, INT64,
+    INT64_READ, INT64_READ, INT64_FILE, INT64_READ, INT64, INT64, INT64,
+    returns=types.boolean,
 )  # fmt: skip
 def asof_runs(
     starts: Int64,
@@ -361,9 +483,10 @@ def asof_runs(
     run_codes: Int64,
     event_us: Int64,
     seq: Int64,
+    seq_of_all: int,
     delay_us: int,
     row_first: int,
-) -> None:
+) -> bool:
     """Let one stretch of sorted history improve the best rows.
 
     Parameters
@@ -377,18 +500,26 @@ def asof_runs(
     event_us : int64[m]
         Event times, ascending within a run.
     seq : int64[m] or int64[0]
-        Sequence numbers, ascending where event times are equal.  Empty when no row seen before,
-        but of this very file, can have the same key and event time: then the later one wins.
+        Sequence numbers, ascending where event times are equal.  Empty where ``seq_of_all`` and
+        the order of the rows tell enough.
+    seq_of_all : int
+        As of :func:`asof_update`.
     delay_us : int
         How long after its event time a row is published; not negative.
     row_first : int
         Number of the stretch's first row in the caller's count of rows.
+
+    Returns
+    -------
+    bool
+        Whether some rows were put down only, so that :func:`asof_finish` is needed.
     """
     rows, runs = event_us.size, run_starts.size
     if run_codes.size != runs or seq.size not in (0, rows):
         raise ValueError("columns of history differ in length")
     if delay_us < 0:
         raise ValueError("a delay is negative")
+    put_down = False
     for run in range(runs):
         code = run_codes[run]
         if code < 0:
@@ -402,24 +533,26 @@ def asof_runs(
         if event_us[low] > INT64_MAX - delay_us:  # beyond it a row is never known
             continue
         end = starts[code + 1]
+        first = _first_known(label_us, starts[code], end, event_us[low] + delay_us)
+        if _FEW * (high - low) < end - first:
+            # To go through all labels for a few rows would cost more than to put those down.
+            put_down = True
+            for row in range(low, high):
+                if event_us[row] > INT64_MAX - delay_us:
+                    break
+                first = _first_known(label_us, first, end, event_us[row] + delay_us)
+                if first == end:
+                    break
+                row_seq = seq[row] if seq.size > 0 else seq_of_all
+                _put_down(best, first, event_us[row], row_seq, row_first + row)
+            continue
         row = low  # the last known row of the labels so far, and the first that may be known next
-        for i in range(_first_known(label_us, starts[code], end, event_us[low] + delay_us), end):
+        for i in range(first, end):
             # Cannot wrap: the label is not before the first row's event time plus the delay.
-            newest_us = label_us[i] - delay_us
-            row = _last_upto(event_us, row, high, newest_us)
-            row_seq = seq[row] if seq.size > 0 else 0
-            now = best[i]
-            if (
-                now["row"] == NO_ROW
-                or event_us[row] > now["event_time_us"]
-                or (
-                    event_us[row] == now["event_time_us"]
-                    and (seq.size == 0 or row_seq > now["seq"])
-                )
-            ):
-                best[i]["event_time_us"] = event_us[row]
-                best[i]["seq"] = row_seq
-                best[i]["row"] = row_first + row
+            row = _last_upto(event_us, row, high, label_us[i] - delay_us)
+            row_seq = seq[row] if seq.size > 0 else seq_of_all
+            _put_down(best, i, event_us[row], row_seq, row_first + row)
+    return put_down
 
 
 @kernel(INT64_READ, _BEST, INT64, INT64, INT64, returns=types.boolean)
@@ -464,7 +597,7 @@ def asof_finish(starts: Int64, best: npt.NDArray[np.void]) -> None:
     >>> labels = asof_prepare(np.array([0, 0, 0]), np.array([10, 20, 30]), 1)
     >>> none = np.empty(0, np.int64)
     >>> code, event_us, seq = np.array([0, 0]), np.array([12, 5]), np.array([1, 2])
-    >>> asof_update(*labels[1:], code, event_us, seq, none, 0, 2, 0)
+    >>> asof_update(*labels[1:], code, event_us, seq, 0, none, 0, 2, 0)
     >>> asof_finish(labels.starts, labels.best)
     >>> labels.best["row"].tolist()
     [1, 0, 0]
@@ -476,14 +609,9 @@ def asof_finish(starts: Int64, best: npt.NDArray[np.void]) -> None:
                 best[i] = before
 
 
-@kernel(INT64_READ, _BEST, INT64_WRITE, INT64_WRITE, INT64_WRITE, INT64_WRITE, returns=INT64)
+@kernel(INT64_READ, _BEST, INT64_WRITE, INT64_WRITE, INT64_WRITE, returns=INT64)
 def asof_collect(
-    order: Int64,
-    best: npt.NDArray[np.void],
-    answered: Int64,
-    event_us: Int64,
-    seq: Int64,
-    rows: Int64,
+    order: Int64, best: npt.NDArray[np.void], answered: Int64, rows: Int64, event_us: Int64
 ) -> int:
     """Write down the labels that have a row, in the order they are laid out, and what it is.
 
@@ -491,26 +619,31 @@ def asof_collect(
     ----------
     order, best
         Of :func:`asof_prepare`; ``best`` is made empty again, for another search.
-    answered, event_us, seq, rows : int64[n]
-        Set, as far as the number returned, to labels, and event times, seqs and numbers of rows.
+    answered, rows : int64[n]
+        Set, as far as the number returned, to labels, and numbers of rows.
+    event_us : int64[n] or int64[0]
+        Set to event times, if they are wanted.
 
     Examples
     --------
     >>> labels = asof_prepare(np.array([0, 0]), np.array([10, 20]), 1)
     >>> labels.best[1] = (12, 3, 7)
-    >>> found = [np.zeros(2, np.int64) for _ in range(4)]
+    >>> found = [np.zeros(2, np.int64) for _ in range(3)]
     >>> asof_collect(labels.order, labels.best, *found), [int(column[0]) for column in found]
-    (1, [1, 12, 3, 7])
+    (1, [1, 7, 12])
     """
-    if min(best.size, answered.size, event_us.size, seq.size, rows.size) < order.size:
+    wanted = event_us.size > 0
+    if min(best.size, answered.size, rows.size) < order.size:
+        raise ValueError("columns of labels differ in length")
+    if wanted and event_us.size < order.size:
         raise ValueError("columns of labels differ in length")
     count = 0
     for i in range(order.size):
         if best[i]["row"] != NO_ROW:
             answered[count] = order[i]
-            event_us[count] = best[i]["event_time_us"]
-            seq[count] = best[i]["seq"]
             rows[count] = best[i]["row"]
+            if wanted:
+                event_us[count] = best[i]["event_time_us"]
             best[i]["row"] = NO_ROW
             count += 1
     return count

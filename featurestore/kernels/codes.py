@@ -25,6 +25,8 @@ Int64 = npt.NDArray[np.int64]
 
 NO_CODE = -1
 
+_SLOTS = types.Array(types.int64, 2, "C")
+_SLOTS_READ = types.Array(types.int64, 2, "C", readonly=True)
 _PLACE = types.UniTuple(types.int64, 2)
 _MULTIPLIER = 0x4F1BBCDD  # 31 bits, odd: multiples of it spread evenly modulo 2**32
 _SLOTS_MIN = 1024
@@ -38,13 +40,12 @@ class CodeTable(NamedTuple):
     ----------
     distinct : int64[size]
         The key of each code.
-    slot_keys, slot_codes : int64[slots]
-        The hash table; a code is ``NO_CODE`` where a slot is empty.
+    slots : int64[slots, 2]
+        The hash table, keys and codes side by side; a code is ``NO_CODE`` where a slot is empty.
     """
 
     distinct: Int64
-    slot_keys: Int64
-    slot_codes: Int64
+    slots: Int64
 
 
 @kernel(INT64, INT64, returns=INT64)
@@ -55,7 +56,7 @@ def _slot_of(key: int, slots: int) -> int:
 
 
 @kernel(
-    INT64_READ, BOOL_READ, INT64, INT64_WRITE, INT64_WRITE, INT64_WRITE, INT64_WRITE, INT64,
+    INT64_READ, BOOL_READ, INT64, INT64_WRITE, INT64_WRITE, _SLOTS, INT64,
     returns=_PLACE,
 )  # fmt: skip
 def _number(
@@ -64,26 +65,25 @@ def _number(
     first: int,
     codes: Int64,
     distinct: Int64,
-    slot_keys: Int64,
-    slot_codes: Int64,
+    slots: Int64,
     size: int,
 ) -> tuple[int, int]:
     """Give out codes from ``first`` on until the table is half full; return where, and its size."""
-    slots = slot_keys.size
+    count = slots.shape[0]
     for i in range(first, keys.size):
         if valid.size > 0 and not valid[i]:
             codes[i] = NO_CODE
             continue
-        at = _slot_of(keys[i], slots)
-        while slot_codes[at] != NO_CODE and slot_keys[at] != keys[i]:
-            at = (at + 1) & (slots - 1)
-        if slot_codes[at] == NO_CODE:
+        at = _slot_of(keys[i], count)
+        while slots[at, 1] != NO_CODE and slots[at, 0] != keys[i]:
+            at = (at + 1) & (count - 1)
+        if slots[at, 1] == NO_CODE:
             if size == distinct.size:
                 return i, size
-            slot_keys[at], slot_codes[at] = keys[i], size
+            slots[at, 0], slots[at, 1] = keys[i], size
             distinct[size] = keys[i]
             size += 1
-        codes[i] = slot_codes[at]
+        codes[i] = slots[at, 1]
     return keys.size, size
 
 
@@ -113,30 +113,30 @@ def number_keys(keys: Int64, valid: npt.NDArray[np.bool_]) -> tuple[Int64, CodeT
     codes = np.empty(keys.size, np.int64)
     distinct, again = np.empty(0, np.int64), np.empty(0, np.int64)
     done = size = 0
-    slots = _SLOTS_MIN
+    count = _SLOTS_MIN
     while True:
-        table = np.empty(slots // 2, np.int64), np.zeros(slots, np.int64), np.full(slots, NO_CODE)
+        table = np.empty(count // 2, np.int64), np.full((count, 2), NO_CODE)
         _, size = _number(distinct[:size], _ALL, 0, again, *table, 0)
         distinct = table[0]
         done, size = _number(keys, valid, done, codes, *table, size)
         if done == keys.size:
-            return codes, CodeTable(distinct[:size].copy(), *table[1:])
-        slots *= 4
+            return codes, CodeTable(distinct[:size].copy(), table[1])
+        count *= 4
         again = np.empty(size, np.int64)
 
 
-@kernel(INT64_READ, INT64_READ, INT64_READ, INT64_WRITE)
-def _find(slot_keys: Int64, slot_codes: Int64, keys: Int64, codes: Int64) -> None:
-    slots = slot_keys.size
+@kernel(_SLOTS_READ, INT64_READ, INT64_WRITE)
+def _find(slots: Int64, keys: Int64, codes: Int64) -> None:
+    count = slots.shape[0]
     for i in range(keys.size):
-        at = _slot_of(keys[i], slots)
-        while slot_codes[at] != NO_CODE and slot_keys[at] != keys[i]:
-            at = (at + 1) & (slots - 1)
-        codes[i] = slot_codes[at]
+        at = _slot_of(keys[i], count)
+        while slots[at, 1] != NO_CODE and slots[at, 0] != keys[i]:
+            at = (at + 1) & (count - 1)
+        codes[i] = slots[at, 1]
 
 
 def find_codes(table: CodeTable, keys: Int64) -> Int64:
     """Return the code of each key, ``NO_CODE`` for one that was not numbered."""
     codes = np.empty(keys.size, np.int64)
-    _find(table.slot_keys, table.slot_codes, keys, codes)
+    _find(table.slots, keys, codes)
     return codes

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from numba import types
 
 from featurestore.kernels import BOOL_WRITE, BYTES_READ, INT64, INT64_READ, INT64_WRITE, kernel
+from featurestore.kernels.memory import load_i64, load_u32
 
 Int64 = npt.NDArray[np.int64]
 
@@ -76,6 +77,47 @@ def part_by_stretch(
         stretch_positions[at] = positions[i]
 
 
+def _page_taker(load: Any, width_type: Any, width: int) -> Any:
+    """Return the kernel that gathers from pages of a mapped file, by bytes a value."""
+
+    @kernel(BYTES_READ, INT64_READ, INT64, INT64_READ, INT64_READ, types.Array(width_type, 2, "C"))
+    def take(
+        memory: npt.NDArray[np.uint8],
+        pages: Int64,
+        count: int,
+        rows: Int64,
+        positions: Int64,
+        taken: Any,
+    ) -> None:
+        columns, places = taken.shape
+        if rows.size != positions.size or pages.size != columns or count > memory.size:
+            raise ValueError("rows, positions and pages differ in number")
+        for i in range(rows.size):
+            if not (0 <= rows[i] < count and 0 <= positions[i] < places):
+                raise ValueError("a row or a position is out of range")
+        for column in range(columns):
+            if pages[column] < 0:
+                continue
+            if pages[column] > memory.size - width * count:
+                raise ValueError("a page is out of range")
+            address = memory.ctypes.data + pages[column]
+            for i in range(rows.size):
+                taken[column, positions[i]] = load(address + width * rows[i])
+
+    return take
+
+
+take_from_pages: dict[int, Callable[..., None]] = {
+    4: _page_taker(load_u32, types.uint32, 4),
+    8: _page_taker(load_i64, types.uint64, 8),
+}
+"""``take(memory, pages, count, rows, positions, taken)``: several columns of one row group.
+
+``taken[c, positions] = page[rows]`` for each column *c*, whose ``count`` values lie at the byte
+``pages[c]`` of ``memory``; -1 for a column that is got in another way.  By bytes a value.
+"""
+
+
 def _taker(width_type: Any) -> Any:
     """Return the kernel that gathers values of one width; floats and times go as integers."""
     values_read = types.Array(width_type, 1, "C", readonly=True, aligned=False)
@@ -107,6 +149,39 @@ The arrays are of unsigned integers; ``values`` may begin at any byte of memory.
 >>> take_by_width[8](np.array([5, 6, 7], np.uint64), np.array([2, 0]), np.array([0, 2]), taken)
 >>> taken.tolist()
 [7, 0, 5]
+"""
+
+
+def _row_taker(width_type: Any) -> Any:
+    """Return the kernel that takes one row after the other, by width."""
+    values_read = types.Array(width_type, 1, "C", readonly=True)
+    values_write = types.Array(width_type, 1, "C")
+
+    @kernel(values_read, types.Array(types.int32, 1, "C", readonly=True), values_write)
+    def take(values: Any, rows: npt.NDArray[np.int32], taken: Any) -> None:
+        if rows.size != taken.size:
+            raise ValueError("rows and places differ in number")
+        for i in range(rows.size):
+            if rows[i] >= values.size:
+                raise ValueError("a row is out of range")
+            if rows[i] >= 0:
+                taken[i] = values[rows[i]]
+            else:
+                taken[i] = 0
+
+    return take
+
+
+take_rows: dict[int, Callable[[Any, npt.NDArray[np.int32], Any], None]] = {
+    4: _row_taker(types.uint32),
+    8: _row_taker(types.uint64),
+}
+"""``take(values, rows, taken)``: ``taken = values[rows]``, by bytes a value; 0 for row -1.
+
+>>> taken = np.zeros(3, np.uint64)
+>>> take_rows[8](np.array([5, 6], np.uint64), np.array([1, -1, 0], np.int32), taken)
+>>> taken.tolist()
+[6, 0, 5]
 """
 
 

@@ -34,7 +34,7 @@ from featurestore.encoding.columns import encode_keys, history_schema
 from featurestore.errors import CorruptStore, FeatureStoreError, Unavailable
 from featurestore.storage import files, layout, seam
 from featurestore.storage.manifest import FileEntry
-from featurestore.storage.pages import raw_page
+from featurestore.storage.pages import Pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     from featurestore.encoding.keys import KeyHash
     from featurestore.schema import FeatureGroup
+
+Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 ROW_GROUP_ROWS = 122_880
 KEY_HASH = "__key_hash"
@@ -286,18 +288,15 @@ class HistoryFile:
         self.entry = entry
         self._full = history_schema(group)
         self._path = root / entry.path
-        self._memory: pa.Buffer | None = None
+        self._file: pq.ParquetFile | None = None
+        self._plain: dict[tuple[str, ...], tuple[Int64, Int64]] = {}
         with _reading(entry):
-            self._file = self._open()
-        self._metadata = self._file.metadata
-        if self._metadata.num_rows != entry.rows:
-            self._file.close()
+            self._pages = Pages(self._path)
+        if self._pages.rows != entry.rows:
             raise CorruptStore(
-                f"{entry.path} has {self._metadata.num_rows} rows; the manifest says {entry.rows}."
+                f"{entry.path} has {self._pages.rows} rows; the manifest says {entry.rows}."
             )
-        self._types = {field.name: field.type for field in self._file.schema_arrow}
-        rows = [self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups)]
-        firsts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
+        firsts = np.concatenate([[0], np.cumsum(self._pages.group_rows)])
         visible = int(np.searchsorted(firsts, entry.visible_rows))
         self.firsts = np.minimum(firsts[: visible + 1], entry.visible_rows)
 
@@ -307,12 +306,23 @@ class HistoryFile:
             self._path,
             pq.ParquetFile,
             self._path,
-            metadata=getattr(self, "_metadata", None),
+            metadata=None if self._file is None else self._file.metadata,
             read_dictionary=list(dictionaries),
             page_checksum_verification=True,
             memory_map=True,
             pre_buffer=False,
         )
+
+    @cached_property
+    def _decoder(self) -> pq.ParquetFile:
+        """The file as pyarrow reads it."""
+        self._file = self._open()
+        return self._file
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """The columns that the file has."""
+        return frozenset(self._decoder.schema_arrow.names)
 
     def __enter__(self) -> Self:
         return self
@@ -321,69 +331,64 @@ class HistoryFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file; arrays of :meth:`raw` stay."""
-        self._file.close()
+        """Close the file; arrays out of it stay."""
+        if self._file is not None:
+            self._file.close()
 
     @property
     def row_groups(self) -> int:
         """How many row groups have visible rows."""
         return len(self.firsts) - 1
 
+    @property
+    def memory(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The mapped file."""
+        return self._pages.memory
+
     def rows_of(self, row_group: int) -> int:
         """Return how many visible rows a row group has."""
         return int(self.firsts[row_group + 1] - self.firsts[row_group])
 
-    @cached_property
-    def _chunk_numbers(self) -> dict[str, int]:
-        schema = self._metadata.schema
-        return {schema.column(i).path: i for i in range(self._metadata.num_columns)}
-
-    def hash_bounds(self, row_group: int) -> tuple[int, int]:
-        """Return the least and the greatest key hash of a row group."""
-        chunk = self._metadata.row_group(row_group).column(self._chunk_numbers[KEY_HASH])
-        bounds = chunk.statistics
-        if bounds is None or not bounds.has_min_max:
-            return self.entry.min_hash, self.entry.max_hash
-        return bounds.min, bounds.max
+    def hash_bounds(self) -> tuple[Int64, Int64]:
+        """Return the least and the greatest key hash of each visible row group."""
+        bounds = self._pages.bounds(KEY_HASH)
+        if bounds is None:
+            every = np.ones(self.row_groups, np.int64)
+            return every * self.entry.min_hash, every * self.entry.max_hash
+        return bounds[0][: self.row_groups], bounds[1][: self.row_groups]
 
     def all_null(self, column: str) -> bool:
         """Return whether the file's statistics say that a column has no value at all."""
-        number = self._chunk_numbers.get(column)
-        if number is None:
-            return column not in self._types
-        for i in range(self.row_groups):
-            chunk = self._metadata.row_group(i).column(number)
-            known = chunk.statistics
-            if known is None or not known.has_null_count or known.null_count != chunk.num_values:
-                return False
-        return True
+        if column not in self._pages:
+            return column not in self._names
+        return self._pages.all_null(column, self.row_groups)
 
-    def raw(self, column: str, row_group: int) -> np.ndarray[Any, Any] | None:
-        """Return a column of a row group out of the mapped file, where it lies there as an array.
+    def raw(self, columns: Sequence[str], row_group: int) -> Int64:
+        """Return at which byte of ``memory`` columns of a row group lie as arrays.
 
         Returns
         -------
-        uint64[rows] or uint32[rows], or None
-            The visible values' bits, at any byte of memory; None when the column has to be read.
+        int64[columns]
+            Of arrays of 8 or 4 bytes a value, without nulls, which may begin at any byte; -1 for
+            a column that has to be read.
         """
-        number, kind = self._chunk_numbers.get(column), self._full.field(column).type
-        if number is None or self._types[column] != kind or not _is_plain(kind):
+        wanted = tuple(columns)
+        plain = self._plain.get(wanted)
+        if plain is None:
+            plain = self._pages.plain(wanted, [self._full.field(name).type for name in wanted])
+            if self.entry.kind == "staged":
+                plain[0][np.isin(wanted, (WRITE_SEQ, WRITE_TIME))] = -1
+            self._plain[wanted] = plain
+        return self._pages.raw(plain, row_group)
+
+    def runs(self, column: str, row_group: int) -> tuple[Int64, Int64, Any] | None:
+        """Return the runs of equal values of a column in a row group; see ``Pages.runs``."""
+        found = self._pages.runs(column, self._full.field(column).type, row_group)
+        if found is None:
             return None
-        if column in {WRITE_SEQ, WRITE_TIME} and self.entry.kind == "staged":
-            return None
-        if self._memory is None:
-            with (
-                _reading(self.entry),
-                seam.call("map", self._path, pa.memory_map, str(self._path)) as mapped,
-            ):
-                self._memory = mapped.read_buffer()
-        about = self._metadata.row_group(row_group)
-        width = kind.bit_width // 8
-        memory = memoryview(self._memory)
-        at = raw_page(memory, about.column(number), about.num_rows, width)
-        if at < 0:
-            return None
-        return np.frombuffer(self._memory, f"u{width}", self.rows_of(row_group), at)
+        starts, codes, values = found
+        visible = int(np.searchsorted(starts, self.rows_of(row_group)))
+        return starts[:visible], codes[:visible], values
 
     def read(
         self,
@@ -411,9 +416,9 @@ class HistoryFile:
         chosen = range(self.row_groups) if row_groups is None else row_groups
         stretches = [(int(self.firsts[i]), int(self.firsts[i + 1])) for i in chosen]
         rows = sum(end - first for first, end in stretches)
-        names = [name for name in wanted if name in self._types]
         with _reading(self.entry):
-            file = self._open(dictionaries) if dictionaries else self._file
+            names = [name for name in wanted if name in self._names]
+            file = self._open(dictionaries) if dictionaries else self._decoder
             table = seam.call(
                 "read",
                 self._path,
@@ -439,7 +444,7 @@ class HistoryFile:
         dictionaries: Sequence[str],
     ) -> pa.ChunkedArray:
         kind = self._full.field(name).type
-        if name not in self._types:
+        if name not in self._names:
             return pa.chunked_array([pa.nulls(rows, kind)])
         column = table.column(name)
         if self.entry.kind == "staged" and name in {WRITE_SEQ, WRITE_TIME}:
@@ -453,13 +458,6 @@ class HistoryFile:
         if name in dictionaries and pa.types.is_dictionary(column.type):
             return column
         return column.cast(kind)
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    """Return whether values of a type are numbers of a fixed number of bytes."""
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
-    )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from featurestore.arrays import one_chunk, plain_array
 from featurestore.errors import FeatureStoreError, InvalidInput
 from featurestore.kernels.rows import BITS, FLOAT32, FLOAT64, INT32, INT64S, STRIPE_ROWS
 from featurestore.storage import files, layout, seam
-from featurestore.storage.pages import plain_values
+from featurestore.storage.pages import Pages
 from featurestore.training.layout import (
     NULLS_FILE,
     PART_ROW_GROUPS,
@@ -288,28 +288,23 @@ class _PartWriter:
         self, matrix: Sequence[Column]
     ) -> tuple[Part, list[tuple[tuple[int, int, int], ...]]]:
         """Return the part, and where the values of its columns lie in it."""
-        metadata = pq.read_metadata(self._path)
-        numbers = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
-        with pa.memory_map(str(self._path)) as mapped:
-            memory = memoryview(mapped.read_buffer())
-            pages = [
-                tuple(
-                    self._page(memory, metadata.row_group(g), numbers[column.name], column)
-                    for column in matrix
-                )
-                for g in range(metadata.num_row_groups)
-            ]
-            digest = hashlib.sha256(memory).hexdigest()[:32]
-            size = len(memory)
+        opened = Pages(self._path)
+        pages = [
+            tuple(self._page(opened, g, column) for column in matrix)
+            for g in range(len(opened.group_rows))
+        ]
+        digest = hashlib.sha256(opened.memory).hexdigest()[:32]
+        size = opened.memory.size
         part = Part(self._path.name, size, digest, tuple(self.rows), tuple(self._times_us))
         return part, pages
 
     @staticmethod
-    def _page(memory: memoryview, group: Any, number: int, column: Column) -> tuple[int, int, int]:
-        chunk = group.column(number)
-        count = group.num_rows - chunk.statistics.null_count
-        size = (count * _BITS_OF_KIND[column.kind or 0] + 7) // 8
-        at = plain_values(memory, chunk, group.num_rows, size)
+    def _page(opened: Pages, group: int, column: Column) -> tuple[int, int, int]:
+        rows, nulls = int(opened.group_rows[group]), opened.null_count(column.name, group)
+        at, end = opened.values(column.name, group)
+        count = rows - nulls
+        if nulls < 0 or end - at != (count * _BITS_OF_KIND[column.kind or 0] + 7) // 8:
+            at = -1
         if at < 0:
             raise FeatureStoreError(
                 f'The column "{column.name}" was not written as one plain page. This version of '

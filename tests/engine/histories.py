@@ -47,7 +47,7 @@ def snapshot(
     seq: int = 2**62,
     hash_bits: int = 64,
 ) -> GroupSnapshot:
-    """Return a snapshot whose files and journal tail hold these events, in any order."""
+    """Return a snapshot whose files and journal tail hold these events, given in any order."""
     key_hash = KeyHash(b"a test's seed", hash_bits)
     entries = [
         _write_file(root, group, file_id, history(group, events, key_hash), key_hash)
@@ -62,7 +62,7 @@ def snapshot(
         state=GroupState(),
         files=entries,
         key_hash=key_hash,
-        _tail=history(group, tail, key_hash),
+        _tail=history(group, sorted(tail, key=lambda event: event.version.seq), key_hash),
     )
 
 

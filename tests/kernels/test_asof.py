@@ -6,7 +6,7 @@ compiled code wraps an int64, only Python stops at an index out of range.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +80,12 @@ def twin(case: Case) -> list[int]:
     return answers
 
 
-def kernel(case: Case, kernels: tuple[Callable[..., None], Callable[..., None]]) -> list[int]:
+def kernel(
+    case: Case,
+    kernels: tuple[Callable[..., None], Callable[..., None]],
+    *,
+    without_seqs: bool = False,
+) -> list[int]:
     """Return the same from the kernel, history given to it in chunks."""
     update, finish = kernels
     codes, label_us = int64(c for c, _ in case.labels), int64(t for _, t in case.labels)
@@ -92,7 +97,8 @@ def kernel(case: Case, kernels: tuple[Callable[..., None], Callable[..., None]])
             *labels[1:],
             int64(r.code if r.code < len(labels.starts) - 1 else -1 for r in rows),
             int64(r.event_us for r in rows),
-            int64(r.seq for r in rows),
+            int64(() if without_seqs else (r.seq for r in rows)),
+            rows[-1].seq if rows else 0,
             int64(r.write_us for r in rows) if case.by_write_time else NO_WRITE_TIMES,
             case.delay_us,
             case.seq_max,
@@ -140,6 +146,14 @@ def cases(draw: st.DrawFn) -> Case:
 @given(case=cases())
 def test_the_kernel_answers_as_the_law_does(case: Case, kernels: Any) -> None:
     assert kernel(case, kernels) == twin(case)
+
+
+@both_ways
+@given(case=cases())
+def test_rows_in_the_order_of_their_seqs_need_none(case: Case, kernels: Any) -> None:
+    rows = sorted(case.rows, key=lambda row: row.seq)
+    case = replace(case, rows=rows, seq_max=INT64_MAX, by_write_time=False)
+    assert kernel(case, kernels, without_seqs=True) == twin(case)
 
 
 @both_ways
@@ -199,14 +213,14 @@ def test_a_sum_that_would_wrap_is_never_known() -> None:
 def test_labels_without_a_key_and_no_labels_at_all() -> None:
     labels = asof.asof_prepare(int64([-1, -1]), int64([1, 2]), 0)
     assert labels.order.size == 0
-    asof.asof_update(*labels[1:], int64([-1]), int64([1]), int64([1]), NO_WRITE_TIMES, 0, 9, 0)
+    asof.asof_update(*labels[1:], int64([-1]), int64([1]), int64([1]), 0, NO_WRITE_TIMES, 0, 9, 0)
     asof.asof_finish(labels.starts, labels.best)
     assert kernel(Case([], [Row(0, 1, 1, 1)], 0, 9, False, []), COMPILED) == []
 
 
 def test_finishing_twice_changes_nothing() -> None:
     labels = asof.asof_prepare(int64([0, 0]), int64([5, 9]), 1)
-    asof.asof_update(*labels[1:], int64([0]), int64([5]), int64([1]), NO_WRITE_TIMES, 0, 9, 0)
+    asof.asof_update(*labels[1:], int64([0]), int64([5]), int64([1]), 0, NO_WRITE_TIMES, 0, 9, 0)
     asof.asof_finish(labels.starts, labels.best)
     once = labels.best.copy()
     asof.asof_finish(labels.starts, labels.best)
@@ -219,12 +233,12 @@ def test_bad_arguments_are_refused_not_read_past_their_end(kernels: Any) -> None
     labels = asof.asof_prepare(int64([0]), int64([5]), 1)
     one, two = int64([0]), int64([0, 0])
     for bad in (
-        (two, one, one, NO_WRITE_TIMES, 0),
-        (one, two, one, NO_WRITE_TIMES, 0),
-        (one, one, two, NO_WRITE_TIMES, 0),
-        (one, one, one, two, 0),
-        (one, one, one, NO_WRITE_TIMES, -1),
-        (int64([1]), one, one, NO_WRITE_TIMES, 0),
+        (two, one, one, 0, NO_WRITE_TIMES, 0),
+        (one, two, one, 0, NO_WRITE_TIMES, 0),
+        (one, one, two, 0, NO_WRITE_TIMES, 0),
+        (one, one, one, 0, two, 0),
+        (one, one, one, 0, NO_WRITE_TIMES, -1),
+        (int64([1]), one, one, 0, NO_WRITE_TIMES, 0),
     ):
         with pytest.raises(ValueError, match=r"differ in length|negative|out of range"):
             update(*labels[1:], *bad, INT64_MAX, 0)
@@ -237,5 +251,5 @@ def test_arrow_memory_is_read_in_place() -> None:
     labels = asof.asof_prepare(int64([0]), int64([5]), 1)
     column = int64([0])
     column.setflags(write=False)
-    asof.asof_update(*labels[1:], column, column, column, column, 0, 9, 40)
+    asof.asof_update(*labels[1:], column, column, column, 0, column, 0, 9, 40)
     assert labels.best["row"].tolist() == [40]

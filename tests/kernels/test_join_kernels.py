@@ -84,27 +84,31 @@ def runs(draw: st.DrawFn) -> tuple[list[tuple[int, int, int]], list[tuple[int, i
 @both_ways(asof.asof_runs)
 @given(
     drawn=runs(), delay_us=st.sampled_from([0, 1, 3, INT64_MAX]), cut=st.integers(0, 20),
-    with_seq=st.booleans(), key_order=st.permutations(range(3)), hidden=st.integers(-1, 2),
+    with_seq=st.booleans(), second_is_newer=st.booleans(), key_order=st.permutations(range(3)),
+    hidden=st.integers(-1, 2),
 )  # fmt: skip
 def test_runs_against_every_row_of_the_key(
-    kernels: Any, drawn: Any, delay_us: int, cut: int, with_seq: bool, key_order: Any, hidden: int
-) -> None:
+    kernels: Any, drawn: Any, delay_us: int, cut: int, with_seq: bool, second_is_newer: bool,
+    key_order: Any, hidden: int,
+) -> None:  # fmt: skip
     (kernel,) = kernels
     rows, labels = drawn
     laid = asof.asof_prepare(int64(c for c, _ in labels), int64(t for _, t in labels), 3)
     numbered, first = [], 0
-    # Two files; without seqs there may be only one.
-    for part in (rows[:cut], rows[cut:]) if with_seq else (rows,):
-        file = sorted(part, key=lambda row: (key_order[row[0]], row[1], row[2]))
+    # Two files; without seqs those of one are all greater than those of the other.
+    for part, seq_of_all in ((rows[:cut], second_is_newer * -50), (rows[cut:], -20)):
+        counted = part if with_seq else [(c, t, seq_of_all + s) for c, t, s in part]
+        file = sorted(counted, key=lambda row: (key_order[row[0]], row[1], row[2]))
         begins = [i for i, row in enumerate(file) if i == 0 or row[0] != file[i - 1][0]]
         kernel(
             laid.starts, laid.time_us, laid.best, int64(begins),
             int64(-1 if file[i][0] == hidden else file[i][0] for i in begins),
             unaligned(int64(t for _, t, _ in file)),
-            int64(s for _, _, s in file) if with_seq else NONE, delay_us, first,
+            int64(s for _, _, s in file) if with_seq else NONE, seq_of_all, delay_us, first,
         )  # fmt: skip
         numbered += file
         first += len(file)
+    asof.asof_finish(laid.starts, laid.best)
     found = dict(zip(laid.order.tolist(), laid.best["row"].tolist(), strict=True))
     for number, (code, label_us) in enumerate(labels):
         known = [
@@ -119,12 +123,12 @@ def test_bad_runs_are_refused() -> None:
     laid = asof.asof_prepare(int64([0]), int64([5]), 1)
     one, two = int64([0]), int64([0, 1])
     for bad in (
-        (one, two, one, NONE, 0),
-        (one, one, one, two, 0),
-        (one, one, one, NONE, -1),
-        (one, int64([1]), one, NONE, 0),
-        (int64([1]), one, one, NONE, 0),
-        (int64([0, 0]), int64([0, 0]), two, NONE, 0),
+        (one, two, one, NONE, 0, 0),
+        (one, one, one, two, 0, 0),
+        (one, one, one, NONE, 0, -1),
+        (one, int64([1]), one, NONE, 0, 0),
+        (int64([1]), one, one, NONE, 0, 0),
+        (int64([0, 0]), int64([0, 0]), two, NONE, 0, 0),
     ):
         for kernel in (asof.asof_runs, plain(asof.asof_runs)):
             with pytest.raises(ValueError, match=r"differ in length|negative|out of range"):
@@ -144,6 +148,62 @@ def test_pending(kernels: Any, labels: Any, delay_us: int, bounds: tuple[int, in
     )
     got = kernels[0](int64(label for label, _ in labels), best, delay_us, oldest, newest)
     assert got == expected
+
+
+# ── look-ups ─────────────────────────────────────────────────────────────────────────────────
+
+
+@both_ways(asof.asof_lookup)
+@given(
+    drawn=st.lists(st.tuples(st.integers(0, 2), moments, moments, st.booleans()), max_size=20),
+    labels=st.lists(st.tuples(st.integers(-1, 2), moments), max_size=12),
+    delay_us=st.sampled_from([0, 1, 3, INT64_MAX]), marked=st.booleans(),
+)  # fmt: skip
+def test_look_ups_against_every_row_of_the_key(
+    kernels: Any, drawn: Any, labels: Any, delay_us: int, marked: bool
+) -> None:
+    rows = sorted(drawn, key=lambda row: row[:2])
+    starts = int64(sum(code < key for code, *_ in rows) for key in range(4))
+    expires = int64(row[2] for row in rows) if marked else NONE
+    deleted = np.array([row[3] for row in rows] if marked else [], np.bool_)
+    found = np.zeros(len(labels), np.int32)
+    kernels[0](
+        int64(c for c, _ in labels), int64(t for _, t in labels), starts,
+        int64(row[1] for row in rows), expires, deleted, delay_us, -1, found,
+    )  # fmt: skip
+    for (code, label_us), got in zip(labels, found.tolist(), strict=True):
+        known = [i for i, (c, t, *_) in enumerate(rows) if c == code and t + delay_us <= label_us]
+        newest = max(known, default=-1, key=lambda i: (rows[i][1], i))
+        gone = marked and newest >= 0 and (rows[newest][2] <= label_us or rows[newest][3])
+        assert got == (-1 if gone else newest)
+
+
+def test_look_ups_among_many_rows_and_by_age() -> None:
+    random = np.random.default_rng(5)
+    for times in (
+        np.sort(random.integers(0, 10**6, 500)),
+        np.sort(2 ** random.integers(0, 50, 500)),
+    ):
+        label_us = random.integers(-5, int(times[-1]) + 9, 300)
+        label_us[:100] = times[random.integers(0, 500, 100)] + random.integers(-1, 2, 100)
+        found, starts = np.zeros(300, np.int32), int64([0, 500])
+        alive = np.empty(0, np.bool_)
+        asof.asof_lookup(
+            np.zeros(300, np.int64), label_us, starts, times, NONE, alive, 2, 1000, found
+        )
+        rows = np.searchsorted(times, label_us - 2, side="right") - 1
+        young = (rows >= 0) & (label_us - times[np.maximum(rows, 0)] <= 1000)
+        assert found.tolist() == np.where(young, rows, -1).tolist()
+
+
+def test_bad_look_ups_are_refused() -> None:
+    one, two, alive = int64([0]), int64([0, 0]), np.empty(0, np.bool_)
+    good = [one, one, int64([0, 1]), one, NONE, alive, 0, -1]
+    for place, bad in ((0, two), (0, int64([1])), (2, int64([0, 2])), (2, one), (4, two), (6, -1)):
+        arguments = [*good[:place], bad, *good[place + 1 :]]
+        for kernel in (asof.asof_lookup, plain(asof.asof_lookup)):
+            with pytest.raises(ValueError, match=r"differ in length|negative|out of range"):
+                kernel(*arguments, np.zeros(1, np.int32))
 
 
 # ── codes ────────────────────────────────────────────────────────────────────────────────────
@@ -209,6 +269,43 @@ def test_values_are_taken_from_any_address(width: int) -> None:
         for bad_rows, bad_positions in (([40], [0]), ([-1], [0]), ([0], [50]), ([0, 1], [0])):
             with pytest.raises(ValueError, match=r"out of range|differ in number"):
                 take(values, int64(bad_rows), int64(bad_positions), taken)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_pages_of_many_columns_are_taken_from_a_file(width: int) -> None:
+    random = np.random.default_rng(width)
+    columns = random.integers(0, 2 ** (8 * width), (3, 40), f"u{width}", endpoint=False)
+    memory = np.frombuffer(b"." + columns.tobytes() + b"...", np.uint8)
+    rows, positions = random.integers(0, 40, 30), random.permutation(50)[:30]
+    pages = int64([1, -1, 1 + 80 * width])
+    taken = np.zeros((3, 50), f"u{width}")
+    gather.take_from_pages[width](memory, pages, 40, rows, positions, taken)
+    expected = np.zeros_like(taken)
+    expected[0, positions], expected[2, positions] = columns[0, rows], columns[2, rows]
+    assert taken.tolist() == expected.tolist()
+    for bad in (
+        (int64([5 + 80 * width]), 40, int64([0]), int64([0])),
+        (int64([1]), 40, int64([40]), int64([0])),
+        (int64([1]), 40, int64([-1]), int64([0])),
+        (int64([1]), 40, int64([0]), int64([50])),
+        (int64([1]), 2**60, int64([0]), int64([0])),
+        (int64([1, 1]), 40, int64([0]), int64([0])),
+    ):
+        with pytest.raises(ValueError, match=r"out of range|differ in number"):
+            gather.take_from_pages[width](memory, *bad, np.zeros((1, 50), f"u{width}"))
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_rows_are_taken_one_after_the_other(width: int) -> None:
+    values = np.random.default_rng(width).integers(0, 2 ** (8 * width), 9, f"u{width}")
+    rows = np.array([8, -1, 0, 8], np.int32)
+    for take in (gather.take_rows[width], plain(gather.take_rows[width])):
+        taken = np.ones(4, f"u{width}")
+        take(values, rows, taken)
+        assert taken.tolist() == [values[8], 0, values[0], values[8]]
+        for bad in (np.array([9, 0, 0, 0], np.int32), rows[:3]):
+            with pytest.raises(ValueError, match=r"out of range|differ in number"):
+                take(values, bad, taken)
 
 
 @both_ways(gather.take_bits)

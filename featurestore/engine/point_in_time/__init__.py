@@ -29,9 +29,11 @@ How it is done, file by file of this folder::
     history   files and journal tail ─▶ pieces that may matter, by manifest and footers
     match     key and event time of those pieces ─▶ kernels.asof ─▶ the row of each label
     gather    of those rows only: status, and the features asked for
+    indexed   instead of both, where there is much less history than labels: a look-up for each
     columns   values ─▶ the result's columns
     answer    the result of one role
     last      the last n values at or before each label
+    ordered   rows of the labels' keys in one order, for last and indexed
     explain   where each answer came from, and by which rule
     batches   labels that come, and answers that go, a stretch at a time
 
@@ -62,6 +64,7 @@ from featurestore.engine.point_in_time.answer import Answer, _take_much
 from featurestore.engine.point_in_time.explain import explained
 from featurestore.engine.point_in_time.gather import gather
 from featurestore.engine.point_in_time.history import Bounds, History, Source
+from featurestore.engine.point_in_time.indexed import looked_up, pays
 from featurestore.engine.point_in_time.labels import Labels, label_times
 from featurestore.engine.point_in_time.last import last_values
 from featurestore.engine.point_in_time.match import Search, match
@@ -79,6 +82,9 @@ _MATCH_ROWS_MIN = 1 << 20
 
 # To leave files out by their range of hashes, keys must be hashed; many leave none out.
 _HASHED_KEYS_MAX = 10_000
+
+# With so few rows of history a label, at most, labels are not laid out: each looks its row up.
+_ROWS_A_LABEL = 0.25
 
 _THREADS = min(os.cpu_count() or 1, 8)
 
@@ -209,23 +215,18 @@ def _answer(
     def search_in(role: Role, features: list[str]) -> Search:
         return Search(role, features, labels.keys(role, group), labels.time_us)
 
-    def matched(searches: list[Search], question: Question) -> list[Source]:
+    def admitted(searches: list[Search], question: Question) -> list[Source]:
         if not len(labels):
-            sources = []
-        else:
-            bounds = Bounds.of(
-                snapshot,
-                searches,
-                every_status=question.every_status,
-                hashed_keys_max=_HASHED_KEYS_MAX,
-            )
-            sources = history.sources(bounds)
-        match(sources, searches, snapshot, pool, question, stretch_rows=_MATCH_ROWS_MIN)
-        return sources
+            return []
+        bounds = Bounds.of(
+            snapshot, searches, every_status=question.every_status, hashed_keys_max=_HASHED_KEYS_MAX
+        )
+        return history.sources(bounds)
 
     def find(role: Role, question: Question) -> npt.NDArray[np.bool_]:
         search = search_in(role, [])
-        matched([search], question)
+        sources = admitted([search], question)
+        match(sources, [search], snapshot, pool, question, stretch_rows=_MATCH_ROWS_MIN)
         found = np.zeros(len(labels), np.bool_)
         found[search.answered] = True
         return found
@@ -234,14 +235,20 @@ def _answer(
     searches = list(starmap(search_in, roles.items()))
     if not searches:
         return {}
-    sources = matched(searches, question)
+    sources = admitted(searches, question)
+    if pays(sources, searches, question, _ROWS_A_LABEL):
+        return {
+            search.role: looked_up(sources, search, snapshot, schema, pool, question)
+            for search in searches
+        }
+    match(sources, searches, snapshot, pool, question, stretch_rows=_MATCH_ROWS_MIN)
     answers = {}
     for search in searches:
         answer = gather(sources, search, labels.time_us, schema, pool)
         if search.role.last_n is not None:
             last_values(sources, search, answer, snapshot, schema, pool, question)
         if question.explain:
-            answer.origin = explained(search, answer, sources, question, find)
+            answer.origin = explained(search, answer, sources, pool, question, find)
         answers[search.role] = answer
     return answers
 

@@ -29,9 +29,13 @@ import pyarrow as pa
 
 from featurestore.engine.key_index import NO_KEY
 from featurestore.engine.point_in_time.answer import DELETED, EXPIRED, Answer, Origin
+from featurestore.engine.point_in_time.columns import Columns
+from featurestore.engine.point_in_time.gather import Found, fill
+from featurestore.storage.parquet import WRITE_SEQ
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
     from featurestore.engine.point_in_time.history import Source
     from featurestore.engine.point_in_time.match import Search
@@ -47,14 +51,21 @@ Finder = Callable[["Role", "Question"], npt.NDArray[np.bool_]]
 
 
 def explained(
-    search: Search, answer: Answer, sources: Sequence[Source], question: Question, find: Finder
+    search: Search,
+    answer: Answer,
+    sources: Sequence[Source],
+    pool: ThreadPoolExecutor,
+    question: Question,
+    find: Finder,
 ) -> Origin:
     """Return where the answers of one role came from.
 
     Parameters
     ----------
     search, answer, sources
-        Finished; the seqs of the rows found are known.
+        Finished.
+    pool : ThreadPoolExecutor
+        Where seqs are read.
     question : Question
         What was asked.
     find : Finder
@@ -63,15 +74,17 @@ def explained(
     names = [JOURNAL if source.entry is None else source.entry.path for source in sources]
     firsts = np.array([source.firsts[0] for source in sources], np.int64)
     number = answer.spread(np.searchsorted(firsts, search.rows, side="right") - 1)
-    rules = _found_rules(search, answer)
-    absent = np.ones(len(answer.label_us), np.bool_)
-    absent[answer.answered] = False
+    found = np.zeros(answer.label_us.size, np.bool_)
+    found[answer.answered] = True
+    seqs = Columns({WRITE_SEQ: pa.int64()}, found)
+    fill(seqs, Found.of(sources, search.rows).at(search.answered), pool)
+    rules, absent = _found_rules(search, answer), ~found
     rules[absent] = _MISSING
     rules[absent & (search.keys.index.codes == NO_KEY)] = _NO_KEY
     _why_missing(rules, search.role, question, find)
     return Origin(
         source=pa.array(names, pa.string()).take(number),
-        write_seq=answer.spread(search.seq),
+        write_seq=seqs.results()[WRITE_SEQ].chunk(0),
         rule=pa.array(_RULES, pa.string()).take(pa.array(rules)),
     )
 

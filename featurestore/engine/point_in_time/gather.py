@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from featurestore.engine.key_index import as_numbers
 from featurestore.engine.point_in_time.answer import DELETED, EXPIRED, PRESENT, Answer
-from featurestore.engine.point_in_time.columns import Column, column_of
+from featurestore.engine.point_in_time.columns import Columns
 from featurestore.event_time import NO_EXPIRY, expired
 from featurestore.kernels.gather import part_by_stretch
 from featurestore.storage.parquet import EXPIRES_AT, IS_DELETED
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from featurestore.engine.point_in_time.match import Search
 
 Int64 = npt.NDArray[np.int64]
+
+_MARKS = (EXPIRES_AT, IS_DELETED)
 
 _NEVER = pa.scalar(NO_EXPIRY, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
 
@@ -65,25 +67,25 @@ def gather(
         Where files are read.
     """
     found = Found.of(sources, search.rows)
-    status = _status(found, search, label_us[search.answered], pool)
-    present = status == PRESENT
+    status = _status(found, search, label_us, pool)
     answers = search.answered
-    if not present.all():
+    present = None if status is None else status == PRESENT
+    if present is not None and not present.all():
         found, answers = found.only(present), answers[present]
     answered = np.ones(label_us.size, np.bool_)
     if answers.size < label_us.size:
         answered[:] = False
         answered[answers] = True
     asked = search.features if search.role.last_n is None else []  # else lists are made of them
-    columns = {name: column_of(history.field(name).type, answered) for name in asked}
-    if columns:
+    columns = Columns({name: history.field(name).type for name in asked}, answered)
+    if asked:
         fill(columns, found.at(search.answered), pool)
     return Answer(
         label_us=label_us,
         answered=search.answered,
-        status=status,
+        status=np.full(search.answered.size, PRESENT, np.int8) if status is None else status,
         event_us=search.event_us,
-        features={name: column.result() for name, column in columns.items()},
+        features=columns.results(),
     )
 
 
@@ -158,24 +160,29 @@ class Found:
 
 
 def _status(
-    found: Found, search: Search, clock_us: Int64, pool: ThreadPoolExecutor
-) -> npt.NDArray[np.int8]:
-    """Return the status of each label that has a row."""
+    found: Found, search: Search, label_us: Int64, pool: ThreadPoolExecutor
+) -> npt.NDArray[np.int8] | None:
+    """Return the status of each label that has a row; None where all are PRESENT."""
+    marked = {source for source, _ in found.pieces if any(map(source.may_hold, _MARKS))}
+    max_age_us = search.role.max_age_us
+    if max_age_us is None and not marked:
+        return None
+    clock_us = label_us[search.answered]
     status = np.full(clock_us.size, PRESENT, np.int8)
-    if search.role.max_age_us is not None:
+    if max_age_us is not None:
         age_us = clock_us - search.event_us  # both are within the years 1 to 9999
-        status[age_us > search.role.max_age_us] = EXPIRED
-    for _ in pool.map(partial(_judge, status, clock_us), found.tasks()):
+        status[age_us > max_age_us] = EXPIRED
+    tasks = (task for task in found.tasks() if task[0].source in marked)
+    for _ in pool.map(partial(_judge, status, clock_us), tasks):
         pass
     return status
 
 
 def _judge(status: npt.NDArray[np.int8], clock_us: Int64, task: list[_Part]) -> None:
-    """Mark what has expired and what was deleted, where files can hold such rows at all."""
-    source = task[0].source
-    columns = [name for name in (EXPIRES_AT, IS_DELETED) if source.may_hold(name)]
-    for part in task if columns else ():
-        table = source.read(columns, [part.piece])
+    """Mark what has expired and what was deleted, where files can hold such rows."""
+    columns = [name for name in _MARKS if task[0].source.may_hold(name)]
+    for part in task:
+        table = part.source.read(columns, [part.piece])
         if EXPIRES_AT in columns:
             expires: Any = as_numbers(table.column(EXPIRES_AT).fill_null(_NEVER))[part.rows]
             clock: Any = clock_us[part.positions]
@@ -189,21 +196,12 @@ def _judge(status: npt.NDArray[np.int8], clock_us: Int64, task: list[_Part]) -> 
 # ── features ─────────────────────────────────────────────────────────────────────────────────
 
 
-def fill(columns: dict[str, Column], found: Found, pool: ThreadPoolExecutor) -> None:
+def fill(columns: Columns, found: Found, pool: ThreadPoolExecutor) -> None:
     """Put every value where it belongs."""
     for _ in pool.map(partial(_fill_from, columns), found.tasks()):
         pass
 
 
-def _fill_from(columns: dict[str, Column], task: list[_Part]) -> None:
+def _fill_from(columns: Columns, task: list[_Part]) -> None:
     for part in task:
-        left = []
-        for name, column in columns.items():
-            raw = part.source.raw(name, part.piece)
-            if raw is None or not column.put_raw(raw, part.rows, part.positions):
-                left.append(name)
-        if not left:
-            continue
-        table = part.source.read(left, [part.piece])
-        for name in left:
-            columns[name].put(table.column(name), part.rows, part.positions)
+        columns.put(part.source, part.piece, part.rows, part.positions)

@@ -12,6 +12,7 @@ lies there as one (``storage.pages``), else row groups are decoded.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.errors import CorruptStore
 from featurestore.event_time import MIN_US
 from featurestore.storage import parquet
-from featurestore.storage.parquet import EXPIRES_AT, IS_DELETED
+from featurestore.storage.parquet import EXPIRES_AT, IS_DELETED, WRITE_SEQ
 
 if TYPE_CHECKING:
     from featurestore.engine.point_in_time.match import Search
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from featurestore.storage.parquet import HistoryFile
 
 Int64 = npt.NDArray[np.int64]
+
+_INT64 = np.iinfo(np.int64)
 
 # Keys spread evenly over hashes: with many more of them than row groups, none is left out.
 _HASHED_KEYS_A_ROW_GROUP = 8
@@ -51,16 +55,29 @@ class Source:
     ----------
     entry : FileEntry or None
         The file; None for a part of the journal tail.
+    bounds : ((int, int, int), (int, int, int))
+        Least and greatest key hash, event time and seq.
     pieces : list of int
         Its row groups that may matter; the only one of a small file or the tail is 0.
     firsts : int64[pieces + 1]
         Number of each piece's first row, and where the last one's end.
     is_sorted : bool
-        By key, event time and seq.
+        By key, event time and seq; else by seq alone.
+    memory : uint8[n]
+        The mapped file, if :meth:`raw` and :meth:`runs` find anything in it.
     """
 
-    def __init__(self, entry: FileEntry | None, pieces: Sequence[int], rows: Iterable[int]) -> None:
+    memory = np.empty(0, np.uint8)
+
+    def __init__(
+        self,
+        entry: FileEntry | None,
+        bounds: tuple[tuple[int, int, int], tuple[int, int, int]],
+        pieces: Sequence[int],
+        rows: Iterable[int],
+    ) -> None:
         self.entry = entry
+        self.bounds = bounds
         self.pieces = list(pieces)
         self.firsts = np.cumsum([0, *rows], dtype=np.int64)
         self.is_sorted = entry is not None
@@ -76,6 +93,11 @@ class Source:
         return int(self.firsts[-1] - self.firsts[0])
 
     @property
+    def max_seq(self) -> int:
+        """Greatest seq."""
+        return self.bounds[1][2]
+
+    @property
     def window(self) -> int:
         """The window of a cell; -1 for what may overlap anything."""
         return -1 if self.entry is None or self.entry.kind != "cell" else self.entry.window
@@ -86,8 +108,28 @@ class Source:
         """Return some columns of some pieces, ascending, one after the other."""
         raise NotImplementedError
 
+    def raw_at(self, columns: Sequence[str], piece: int) -> Int64 | None:
+        """Return where in ``memory`` columns of a piece lie as arrays, -1 for those that do not.
+
+        None if none of them does.
+        """
+        del columns, piece
+        return None
+
     def raw(self, column: str, piece: int) -> npt.NDArray[Any] | None:
-        """Return the bits of a column of a piece, if they are an array already."""
+        """Return a column of int64 of a piece, if it is an array already."""
+        at = self.raw_at([column], piece)
+        if at is None or at[0] < 0:
+            return None
+        return np.frombuffer(self.memory, np.int64, self.rows_of(piece), int(at[0]))
+
+    def rows_of(self, piece: int) -> int:
+        """Return the rows of a piece."""
+        number = bisect_left(self.pieces, piece)
+        return int(self.firsts[number + 1] - self.firsts[number])
+
+    def runs(self, column: str, piece: int) -> tuple[Int64, Int64, Any] | None:
+        """Return a column of a piece as runs, if it lies in the file so; see ``Pages.runs``."""
         del column, piece
         return None
 
@@ -98,13 +140,18 @@ class Source:
         return True
 
 
-class _Whole(Source):
-    """A file of few rows, or a part of the tail: read whole, whatever is asked for."""
+def _bounds_of(entry: FileEntry) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    return (
+        (entry.min_hash, entry.min_event_us, entry.min_seq),
+        (entry.max_hash, entry.max_event_us, entry.max_seq),
+    )
 
-    def __init__(
-        self, entry: FileEntry | None, rows: int, load: Callable[[list[str]], pa.Table]
-    ) -> None:
-        super().__init__(entry, [0], [rows])
+
+class _Whole(Source):
+    """A file of few rows: read whole, whatever is asked for."""
+
+    def __init__(self, entry: FileEntry, load: Callable[[list[str]], pa.Table]) -> None:
+        super().__init__(entry, _bounds_of(entry), [0], [entry.visible_rows])
         self._load = load
 
     def read(
@@ -120,11 +167,35 @@ class _Whole(Source):
         return table
 
 
+class _Tail(Source):
+    """A part of the journal tail, which is in memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        seq = table.column(WRITE_SEQ)  # ascending; keys and times are any, for all one knows
+        least = _INT64.min, _INT64.min, seq[0].as_py()
+        greatest = _INT64.max, _INT64.max, seq[-1].as_py()
+        super().__init__(None, (least, greatest), [0], [table.num_rows])
+        self._table = table
+
+    def read(
+        self, columns: list[str], pieces: Sequence[int], dictionaries: Sequence[str] = ()
+    ) -> pa.Table:
+        del pieces, dictionaries
+        return self._table.select(columns)
+
+    def may_hold(self, column: str) -> bool:
+        if column == IS_DELETED:
+            return bool(pc.any(self._table.column(column)).as_py())
+        return bool(self._table.column(column).null_count < self.rows)
+
+
 class _Large(Source):
     """A file of many rows."""
 
     def __init__(self, file: HistoryFile, pieces: Sequence[int]) -> None:
-        super().__init__(file.entry, pieces, (file.rows_of(i) for i in pieces))
+        rows = (file.rows_of(i) for i in pieces)
+        super().__init__(file.entry, _bounds_of(file.entry), pieces, rows)
+        self.memory = file.memory
         self._file = file
 
     def read(
@@ -132,8 +203,11 @@ class _Large(Source):
     ) -> pa.Table:
         return self._file.read(columns, pieces, dictionaries)
 
-    def raw(self, column: str, piece: int) -> npt.NDArray[Any] | None:
-        return self._file.raw(column, piece)
+    def raw_at(self, columns: Sequence[str], piece: int) -> Int64 | None:
+        return self._file.raw(columns, piece)
+
+    def runs(self, column: str, piece: int) -> tuple[Int64, Int64, Any] | None:
+        return self._file.runs(column, piece)
 
     def may_hold(self, column: str) -> bool:
         if column == EXPIRES_AT:
@@ -192,14 +266,15 @@ class Bounds:
             return False
         if entry.min_seq > self.seq_max:
             return False
-        return self.admit_hashes(entry.min_hash, entry.max_hash)
+        return bool(self.admit_hashes(entry.min_hash, entry.max_hash))
 
-    def admit_hashes(self, least: int, greatest: int) -> bool:
-        """Say whether a range of key hashes, ends included, can hold a key that matters."""
+    def admit_hashes(self, least: Any, greatest: Any) -> Any:
+        """Say whether ranges of key hashes, ends included, can hold a key that matters."""
         if self.hashes is None:
-            return True
-        at = int(np.searchsorted(self.hashes, least))
-        return at < self.hashes.size and int(self.hashes[at]) <= greatest
+            return np.ones(np.shape(least), np.bool_)
+        at = np.searchsorted(self.hashes, least)
+        found = np.append(self.hashes, 0)[at] <= greatest
+        return found & (at < self.hashes.size)
 
 
 def _hashes(
@@ -233,18 +308,16 @@ class History:
         found: list[Source] = []
         for entry in filter(bounds.admit, self.snapshot.files):
             if entry.rows <= min(parquet.ROW_GROUP_ROWS, _WHOLE_ROWS):
-                found.append(_Whole(entry, entry.visible_rows, self._reader(entry)))
+                found.append(_Whole(entry, self._reader(entry)))
                 continue
             file = self._open(entry)
-            groups = [
-                i for i in range(file.row_groups) if bounds.admit_hashes(*file.hash_bounds(i))
-            ]
+            groups = np.flatnonzero(bounds.admit_hashes(*file.hash_bounds())).tolist()
             if groups:
                 found.append(_Large(file, groups))
         tail = self.snapshot.tail
-        for start in range(0, tail.num_rows, _TAIL_ROWS):
-            part = tail.slice(start, _TAIL_ROWS)
-            found.append(_Whole(None, part.num_rows, part.select))
+        found += [
+            _Tail(tail.slice(start, _TAIL_ROWS)) for start in range(0, tail.num_rows, _TAIL_ROWS)
+        ]
         found.sort(key=lambda source: (source.window >= 0, -source.window))
         first = 0
         for source in found:

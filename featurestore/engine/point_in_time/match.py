@@ -3,7 +3,7 @@
 ::
 
     source ─▶ runs of equal keys ─▶ codes of those runs ─▶ kernels.asof, against the laid-out labels
-              (keys compared at the runs' first rows only)
+              (out of dictionary pages where keys lie in such, else out of decoded columns)
 
 Reading and looking keys up goes on in threads, a few sources ahead; the kernels run in the order
 of the sources, loose files and the journal tail first, then the cells, newest window first.  Before
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.arrays import one_chunk
-from featurestore.engine.key_index import as_numbers, is_number
+from featurestore.engine.key_index import Coded, as_numbers, is_number
 from featurestore.errors import CorruptStore
 from featurestore.kernels.asof import (
     asof_collect,
@@ -35,7 +35,7 @@ from featurestore.kernels.asof import (
     asof_update,
     empty_best,
 )
-from featurestore.storage.parquet import KEY_HASH, WRITE_SEQ, WRITE_TIME
+from featurestore.storage.parquet import WRITE_SEQ, WRITE_TIME
 
 if TYPE_CHECKING:
     from featurestore.engine.point_in_time.history import Source
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from featurestore.engine.point_in_time.plan import Question, Role
     from featurestore.engine.snapshot import GroupSnapshot
     from featurestore.schema import FeatureGroup
-    from featurestore.storage.manifest import FileEntry
 
 Int64 = npt.NDArray[np.int64]
 
@@ -57,7 +56,21 @@ _AHEAD = 3
 
 
 class Search:
-    """One role's labels, and what has been found for them so far."""
+    """One role's labels, and what has been found for them so far.
+
+    Attributes
+    ----------
+    answered : int64[m]
+        Once finished: the labels for which a row was found.
+    rows : int64[m]
+        The rows, as they are numbered over all sources.
+    event_us : int64[m] or int64[0]
+        Their event times, if they are wanted.
+    """
+
+    answered: Int64
+    rows: Int64
+    event_us: Int64
 
     def __init__(self, role: Role, features: list[str], keys: LabelKeys, time_us: Int64) -> None:
         self.role = role
@@ -80,6 +93,7 @@ class Search:
         entries = [source.entry for source in sources if source.entry is not None]
         oldest_us = min(entry.min_event_us for entry in entries)
         newest_us = max(entry.max_event_us for entry in entries)
+        self._carry()
         label_us = self.keys.laid.time_us
         return bool(asof_pending(label_us, self.best, self.role.delay_us, oldest_us, newest_us))
 
@@ -89,25 +103,32 @@ class Search:
         if read.arrival is None:
             for first, runs, event_us, seq in read.sorted_pieces(source):
                 codes, begins = ranks[runs], read.starts[runs] - (first - source.firsts[0])
-                asof_runs(
+                self._unfinished |= asof_runs(
                     starts, label_us, self.best,
-                    begins, codes, event_us, seq, self.role.delay_us, first,
+                    begins, codes, event_us, seq, source.max_seq, self.role.delay_us, first,
                 )  # fmt: skip
             return
         asof_update(
             starts, label_us, self.best,
-            read.by_row(ranks, source), read.event_us(), read.seq, read.arrival,
+            read.by_row(ranks, source), read.event_us(), read.seq, source.max_seq, read.arrival,
             self.role.delay_us, seq_max, int(source.firsts[0]),
         )  # fmt: skip
         self._unfinished = True
 
-    def finish(self) -> None:
-        """Settle which row answers which label, once all rows have competed."""
+    def _carry(self) -> None:
+        """Carry what was put down at some labels on to the later ones."""
         if self._unfinished:
             asof_finish(self.keys.laid.starts, self.best)
-        found = [np.empty(self.best.size, np.int64) for _ in range(4)]
-        count = asof_collect(self.keys.laid.order, self.best, *found)
-        self.answered, self.event_us, self.seq, self.rows = (column[:count] for column in found)
+        self._unfinished = False
+
+    def finish(self, *, with_times: bool) -> None:
+        """Settle which row answers which label, once all rows have competed."""
+        self._carry()
+        answered, rows = np.empty(self.best.size, np.int64), np.empty(self.best.size, np.int64)
+        event_us = np.empty(self.best.size if with_times else 0, np.int64)
+        count = asof_collect(self.keys.laid.order, self.best, answered, rows, event_us)
+        self.answered, self.rows = answered[:count], rows[:count]
+        self.event_us = event_us[:count]
         self.keys.spare.append(self.best)
         self._best = None
 
@@ -120,12 +141,12 @@ class Read:
     ----------
     starts : int64[r]
         First row of each run of one key, counted from the source's first; a piece begins a run.
-    keys : list of Arrow arrays, r
+    keys : list of int64[r] or Coded of r
         The key of each run, part by part.
     times : list of int64[...]
         Event times, piece by piece, or of all pieces in one.
     seq : int64[rows] or int64[0]
-        Empty where it cannot matter.
+        Empty where the source's greatest stands for all.
     arrival : int64[rows], int64[0] or None
         Write times, if they decide what is known; None if rows are in order and event time and
         place decide all.
@@ -181,11 +202,11 @@ def match(
     pool : ThreadPoolExecutor
         Where files are read.
     question : Question
-        Whether a record also has to have arrived, and whether seqs are to be told.
+        Whether a record also has to have arrived, and whether event times are to be told.
     stretch_rows : int
         Small sources are put together, up to so many rows, to look their keys up at once.
     """
-    reader = _Reader(sources, searches, snapshot, question, with_seq=question.explain)
+    reader = _Reader(sources, searches, snapshot, question)
     for window, together in groupby(sources, key=lambda source: source.window):
         wave = list(together)
         first = wave[0] is sources[0]
@@ -199,7 +220,8 @@ def match(
                 ranks = search.keys.ranks(read.codes[id(search.keys)])
                 search.update(source, read, ranks, snapshot.seq)
     for search in searches:
-        search.finish()
+        dated = question.every_status or search.role.max_age_us is not None
+        search.finish(with_times=dated)
 
 
 def read_all(
@@ -209,8 +231,8 @@ def read_all(
     pool: ThreadPoolExecutor,
     question: Question,
 ) -> Iterator[tuple[Source, Read]]:
-    """Yield what decides between rows, with their seqs, of every source."""
-    reader = _Reader(sources, searches, snapshot, question, with_seq=True)
+    """Yield what decides between rows, with all their seqs, of every source."""
+    reader = _Reader(sources, searches, snapshot, question, every_seq=True)
     return _read_ahead(reader, sources, pool, stretch_rows=1)
 
 
@@ -264,13 +286,15 @@ class _Reader:
         snapshot: GroupSnapshot,
         question: Question,
         *,
-        with_seq: bool,
+        every_seq: bool = False,
     ) -> None:
         self._group: FeatureGroup = snapshot.group
         self._seq_max = snapshot.seq
         self._by_write_time = question.by_write_time
         self._numberings = {id(search.keys): search.keys for search in searches}
-        self._tied = set(sources) if with_seq else _may_tie(sources, snapshot)
+        # Records of one event time may arrive in another order than that of their seqs.
+        every_seq = every_seq or question.by_write_time
+        self._tied = set(sources) if every_seq else _tied(sources)
 
     def read(self, stretch: Sequence[Source]) -> list[Read]:
         """Read some sources, and look the keys of all their runs up at once."""
@@ -282,27 +306,27 @@ class _Reader:
 
     def _read(self, source: Source) -> Read:
         group = self._group
-        entry = source.entry
-        in_order = not self._by_write_time and entry is not None and entry.max_seq <= self._seq_max
+        whole = source.max_seq <= self._seq_max  # rows after the snapshot do not exist
+        in_order = not self._by_write_time and source.is_sorted and whole
         times = [source.raw(group.event_time, piece) for piece in source.pieces]
-        raw = [piece.view(np.int64) for piece in times if piece is not None]
-        columns = list(group.record_identifier)
+        raw = [piece for piece in times if piece is not None]
+        runs = [_lying(source, name) for name in group.record_identifier]
+        columns = [name for name, r in zip(group.record_identifier, runs, strict=True) if r is None]
         if len(raw) < len(times):
             columns.append(group.event_time)
-        if not in_order or source in self._tied:
+        if not whole or source in self._tied:
             columns.append(WRITE_SEQ)
         if self._by_write_time:
             columns.append(WRITE_TIME)
-        table = source.read(columns, source.pieces, _texts(group))
-        parts = [_part(table.column(name)) for name in group.record_identifier]
-        if source.is_sorted:
-            starts = _run_starts(parts, source.rows, source.firsts[:-1] - source.firsts[0])
-        else:  # every row may have another key than the one before
-            starts = np.arange(source.rows)
-        keys = [_take_part(part, starts, source.rows) for part in parts]
+        table = source.read(columns, source.pieces, _texts(group)) if columns else None
+        parts = [
+            _decoded(table.column(name), source) if lying is None else lying  # type: ignore[union-attr]
+            for name, lying in zip(group.record_identifier, runs, strict=True)
+        ]
+        starts, keys = _together(parts, source)
 
         def values(name: str) -> Int64:
-            return _int64(table.column(name)) if name in columns else _NONE
+            return _int64(table.column(name)) if table and name in columns else _NONE
 
         return Read(
             starts=starts,
@@ -319,109 +343,129 @@ def _texts(group: FeatureGroup) -> list[str]:
     return [feature.name for feature in group.key_features if feature.dtype.kind in kinds]
 
 
-def _may_tie(sources: Sequence[Source], snapshot: GroupSnapshot) -> set[Source]:
-    """Return the sources of which a row may have the key and event time of another source's.
+def _tied(sources: Sequence[Source]) -> set[Source]:
+    """Return the sources whose seqs are needed, to compare with rows of another source's.
 
-    Cells are disjoint; everything else may overlap all that its bounds allow.
+    That is where keys and event times overlap, as those of cells do not, and seqs overlap too.
     """
-    if len(sources) < 2:
-        return set()
-    tied = {source for source in sources if source.window < 0}
-    if len(tied) == len(sources):
-        return tied
-    boxes = [_box(entry, snapshot) for entry in {source.entry for source in tied}]
-    cells = [source for source in sources if source.window >= 0]
-    for cell in cells:
-        box = _box(cell.entry, snapshot)
-        if any(_overlap(box, other) for other in boxes):
-            tied.add(cell)
-    return tied
-
-
-def _overlap(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    in_hash = one[0] <= other[1] and other[0] <= one[1]
-    return in_hash and one[2] <= other[3] and other[2] <= one[3]
-
-
-def _box(entry: FileEntry | None, snapshot: GroupSnapshot) -> tuple[int, int, int, int]:
-    """Return the bounds of a file, or of the tail: of its hashes, then of its event times."""
-    if entry is not None:
-        return entry.min_hash, entry.max_hash, entry.min_event_us, entry.max_event_us
-    hashes = as_numbers(snapshot.tail.column(KEY_HASH))
-    event_us = as_numbers(snapshot.tail.column(snapshot.group.event_time))
-    return int(hashes.min()), int(hashes.max()), int(event_us.min()), int(event_us.max())
+    least = np.array([source.bounds[0] for source in sources]).reshape(-1, 3)
+    greatest = np.array([source.bounds[1] for source in sources]).reshape(-1, 3)
+    is_cell = np.array([source.window >= 0 for source in sources], np.bool_)
+    tied = np.zeros(len(sources), np.bool_)
+    for i in np.flatnonzero(~is_cell):
+        overlap = ((least <= greatest[i]) & (least[i] <= greatest)).all(axis=1)
+        overlap[i] = False
+        tied |= overlap
+        tied[i] |= overlap.any()
+    return {source for source, is_tied in zip(sources, tied, strict=True) if is_tied}
 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run_starts(parts: list[list[tuple[int, Any]]], rows: int, begins: Int64) -> Int64:
-    """Return where runs of equal keys begin, also at ``begins``.
+class _Runs(NamedTuple):
+    """A part of the key in runs of equal values, or so: two neighbours may be equal, too.
 
-    In a file every key is one run, and perhaps one more for each row group.
+    ``starts`` are the first rows, and ``values`` int64[r] or :class:`Coded`.
     """
-    changed = np.zeros(rows, np.bool_)
-    changed[begins[begins < rows]] = True
-    for part in parts:
-        for first, values in part:
-            changed[first : first + 1] = True
-            changed[first + 1 : first + len(values)] |= _differs(values)
+
+    starts: Int64
+    values: Any
+
+
+def _lying(source: Source, column: str) -> _Runs | None:
+    """Return a column whose pieces all lie in the file as runs."""
+    pieces = []
+    for piece in source.pieces:
+        found = source.runs(column, piece)
+        if found is None:
+            return None
+        pieces.append(found)
+    starts = [
+        own + (first - source.firsts[0])
+        for (own, _, _), first in zip(pieces, source.firsts[:-1], strict=True)
+    ]
+    values = [
+        distinct[codes] if isinstance(distinct, np.ndarray) else Coded(codes, _chunked(distinct))
+        for _, codes, distinct in pieces
+    ]
+    return _Runs(_concatenated(starts), _joined(values))
+
+
+def _chunked(values: pa.Array) -> pa.ChunkedArray:
+    return pa.chunked_array([values])
+
+
+def _decoded(column: pa.ChunkedArray, source: Source) -> _Runs:
+    """Return a column as runs; every row is one where rows are in no order."""
+    starts = None if source.is_sorted else np.arange(len(column))
+    if is_number(column.type):
+        numbers = as_numbers(column)
+        if starts is not None:
+            return _Runs(starts, numbers)
+        starts = _begins(numbers[1:] != numbers[:-1], source)
+        return _Runs(starts, numbers[starts])
+    if pa.types.is_dictionary(column.type):
+        coded = Coded.of(column)
+        if starts is None:
+            starts = _begins(coded.codes[1:] != coded.codes[:-1], source)
+        return _Runs(starts, _take(coded, starts))
+    if starts is not None:
+        return _Runs(starts, Coded.of(column))
+    values = one_chunk(column)
+    differs = pc.not_equal(values.slice(1), values.slice(0, max(len(values) - 1, 0)))
+    starts = _begins(np.asarray(differs.to_numpy(zero_copy_only=False), np.bool_), source)
+    return _Runs(starts, Coded.of(values.take(pa.array(starts))))
+
+
+def _begins(differs: npt.NDArray[np.bool_], source: Source) -> Int64:
+    """Return where runs begin: where a row differs from the one before, and where pieces do."""
+    changed = np.concatenate([[True], differs])[: source.rows]
+    begins = source.firsts[:-1] - source.firsts[0]
+    changed[begins[begins < source.rows]] = True
     return np.flatnonzero(changed)
 
 
-def _part(column: pa.ChunkedArray) -> list[tuple[int, Any]]:
-    """Return stretches of a key's part within which rows are compared: first row, and values."""
-    if is_number(column.type):
-        return [(0, as_numbers(column))]
-    if not pa.types.is_dictionary(column.type):
-        return [(0, one_chunk(column))]
-    firsts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)]).tolist()
-    return [(first, c) for first, c in zip(firsts, column.chunks, strict=False) if len(c)]
+def _together(parts: Sequence[_Runs], source: Source) -> tuple[Int64, list[Any]]:
+    """Return the runs of the whole key: a part that changes begins one."""
+    if len(parts) == 1:
+        return parts[0].starts, [parts[0].values]
+    if all(part.starts.size == source.rows for part in parts):
+        return parts[0].starts, [part.values for part in parts]
+    starts = np.unique(np.concatenate([part.starts for part in parts]))
+    places = [np.searchsorted(part.starts, starts, side="right") - 1 for part in parts]
+    return starts, [_take(part.values, at) for part, at in zip(parts, places, strict=True)]
 
 
-def _differs(values: Any) -> npt.NDArray[np.bool_]:
-    """Return for each value but the first whether it is another than the one before."""
-    if isinstance(values, pa.DictionaryArray):
-        # Two entries of a dictionary could be equal: then a run is cut in two, which does no harm.
-        values = np.asarray(values.indices)
-    if isinstance(values, np.ndarray):
-        return np.asarray(values[1:] != values[:-1])
-    differs = pc.not_equal(values.slice(1), values.slice(0, max(len(values) - 1, 0)))
-    return np.asarray(differs.to_numpy(zero_copy_only=False), np.bool_)
-
-
-def _take_part(part: list[tuple[int, Any]], rows: Int64, count: int) -> Any:
-    """Return the values at these of ``count`` rows: int64, or chunks of Arrow."""
-    if rows.size == count:
-        values = [values for _, values in part]
-        return values[0] if values and isinstance(values[0], np.ndarray) else values
-    if len(part) == 1 and isinstance(part[0][1], np.ndarray):
-        return part[0][1][rows]
-    chunks = []
-    for first, values in part:
-        low, high = np.searchsorted(rows, (first, first + len(values)))
-        chunks.append(values.take(pa.array(rows[low:high] - first)))
-    return chunks
+def _take(values: Any, rows: Int64) -> Any:
+    if isinstance(values, Coded):
+        return Coded(values.codes[rows], values.entries)
+    return values[rows]
 
 
 def _find(numbering: LabelKeys, reads: Sequence[Read]) -> list[Int64]:
-    """Return the codes of each source's runs; keys of one form are looked up together."""
-    forms = {tuple(_form(part) for part in read.keys) for read in reads}
-    if len(forms) > 1:
-        return [codes for read in reads for codes in _find(numbering, [read])]
-    columns = [_joined([read.keys[i] for read in reads]) for i in range(len(reads[0].keys))]
-    codes = numbering.index.find(columns)
+    """Return the codes of each source's runs; all keys are looked up together."""
+    parts = range(len(reads[0].keys))
+    codes = numbering.index.find([_joined([read.keys[i] for read in reads]) for i in parts])
     return np.split(codes, np.cumsum([read.starts.size for read in reads])[:-1])
 
 
-def _form(part: Any) -> Any:
-    return None if isinstance(part, np.ndarray) else next((str(chunk.type) for chunk in part), "")
-
-
-def _joined(parts: list[Any]) -> Any:
-    if isinstance(parts[0], np.ndarray):
+def _joined(parts: Sequence[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    if not isinstance(parts[0], Coded):
         return np.concatenate(parts)
-    return pa.chunked_array([chunk for part in parts for chunk in part])
+    firsts = np.cumsum([0, *(len(part.entries) for part in parts)])
+    codes = [
+        np.where(part.codes < 0, part.codes, part.codes + first)
+        for part, first in zip(parts, firsts, strict=False)
+    ]
+    chunks = [chunk for part in parts for chunk in part.entries.chunks]
+    return Coded(np.concatenate(codes), pa.chunked_array(chunks, parts[0].entries.type))
+
+
+def _concatenated(arrays: Sequence[Int64]) -> Int64:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _int64(column: pa.ChunkedArray) -> Int64:
