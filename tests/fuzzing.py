@@ -251,7 +251,7 @@ def _engine(target: str, arguments: list[str]) -> int:
     import atheris
 
     parsers = [values, columns, keys, journal, manifest, catalog, consumers, commits, requests]
-    parsers += [pages, *(sys.modules[known.__module__] for known in (to_us, define, FeatureView))]
+    parsers += [*(sys.modules[known.__module__] for known in (to_us, define, FeatureView))]
     for function in {f for module in parsers for f in _functions(module)}:
         atheris.instrument_func(function)
     # The engine starts itself again to cut a corpus down, through a shell.

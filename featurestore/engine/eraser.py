@@ -234,10 +234,10 @@ class _Erasure:
         names = list(self.group.record_identifier)
         masks = []
         with snapshot.open(entry) as file:
+            lows, highs = file.hash_bounds()
             for number in range(file.row_groups):
-                low, high = file.hash_bounds(number)
                 mask = np.zeros(file.rows_of(number), np.bool_)
-                if low <= self.key_hash <= high:
+                if lows[number] <= self.key_hash <= highs[number]:
                     table = file.read([parquet.KEY_HASH, *names], [number])
                     hashes = parquet.as_int64(table.column(0))
                     same = np.flatnonzero(hashes == self.key_hash)

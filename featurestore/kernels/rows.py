@@ -21,7 +21,7 @@ The kernel follows addresses: the caller keeps what they lead to, and has checke
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit, types
@@ -69,13 +69,13 @@ _ROWS_READ = types.Array(types.float32, 2, "C", readonly=True)
 _VALUES = types.Array(types.float32, 1, "C")
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def _bit(address: int, number: int) -> bool:
+@njit(inline="always")
+def _bit(address: Any, number: Any) -> Any:
     """Return one bit, least significant first."""
     return (load_bits8(address + (number >> 3)) >> (number & 7)) & 1 != 0
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def _all_valid(column: Int64, row: int, count: int, tile: Float32, at: int) -> None:
     """Put ``count`` values from a row on into a column of a tile; every row has one."""
     values, kind = column[VALUES], column[KIND]
@@ -96,7 +96,7 @@ def _all_valid(column: Int64, row: int, count: int, tile: Float32, at: int) -> N
             tile[i, at] = _bit(values, row + i)
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def _some_valid(
     column: Int64, row: int, count: int, number: int, fill: float, tile: Float32, at: int
 ) -> int:
@@ -122,11 +122,11 @@ def _some_valid(
     return number
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def _number_at(column: Int64, row: int) -> int:
     """Return the number of the first value at or after a row of a column with nulls."""
     stripe = row // STRIPE_ROWS
-    number = np.int64(load_int32(column[RANKS] + 4 * stripe))
+    number = int(load_int32(column[RANKS] + 4 * stripe))
     for before in range(stripe * STRIPE_ROWS, row):
         number += _bit(column[VALID], before)
     return number

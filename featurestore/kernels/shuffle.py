@@ -16,7 +16,7 @@ A permutation is Fisher and Yates' shuffle, each index by Lemire's multiplicatio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit, types
@@ -43,8 +43,8 @@ _BLOCKS = 64  # drawn at a time, so that the compiler can draw several at once
 PLACES_MAX = 2**31 - 1
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
-def philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, int, int, int]:
+@njit(inline="always")
+def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
     """Return the four words of a block; all words are uint64 below 2**32."""
     for _ in range(_ROUNDS):
         a, b = _ROUND_A * c0, _ROUND_B * c2

@@ -228,7 +228,7 @@ class Loader:
         yield from batches
         self._epoch, self._next = self._epoch + 1, 0
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch, None, None]:
         """Yield the rest of the epoch, whatever the mode."""
         made = self._gathered() if self.mode == "file" else self._laid()
         ahead = _Ahead(made) if self._prefetch else _Now(made)
@@ -295,7 +295,7 @@ class Loader:
     def _next_row(self) -> int:
         return self._next * self.batch_size
 
-    def _laid(self) -> Generator[Batch]:
+    def _laid(self) -> Generator[Batch, None, None]:
         """Yield blocks of whole batches, laid down from the files."""
         total = self._mine_below(min(self._rows, self._batches * self.batch_size))
         base = self._next_row
@@ -324,7 +324,7 @@ class Loader:
                 yield block
             del block
 
-    def _gathered(self) -> Generator[Batch]:
+    def _gathered(self) -> Generator[Batch, None, None]:
         """Yield blocks of whole batches, gathered from the rows written before."""
         if self._matrix is None:
             self._matrix = _Matrix.of(self, self._folder)

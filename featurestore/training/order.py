@@ -19,7 +19,7 @@ batch is found by where it begins: nothing is replayed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class Epoch:
         """Draw the order of an epoch."""
         order = np.arange(len(stripes), dtype=np.int32)
         if seed is not None:
-            shuffle(np.uint64(seed), number, 0, order)
+            shuffle(cast("int", np.uint64(seed)), number, 0, order)
         drawn = np.ascontiguousarray(stripes[order])
         ends = np.cumsum(drawn[:, 2])
         last = ends[window - 1 :: window]
@@ -126,5 +126,5 @@ class Epoch:
         if self.seed is None:
             places[:] = np.arange(places.size, dtype=np.int32)
         else:
-            shuffle(np.uint64(self.seed), self.number, window + 1, places)
+            shuffle(cast("int", np.uint64(self.seed)), self.number, window + 1, places)
         return places

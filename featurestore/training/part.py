@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featurestore.engine.point_in_time.batches import Stretches
 from featurestore.storage import files
@@ -72,7 +72,7 @@ def _write(part: TrainingSet, folder: Path) -> None:
         first_us = times[0].as_py() if first_us is None else first_us
         last_us = times[-1].as_py()
     plan = {**layout.plan, "rows": list(part.rows)}
-    found = {
+    found: dict[str, Any] = {
         "rows": len(part),
         "first_us": first_us,
         "last_us": last_us,

@@ -221,7 +221,7 @@ def _fills(
             raise InvalidInput(
                 f'nulls= names "{name}", which is no feature.{did_you_mean(name, names)}'
             )
-    fills = {}
+    fills: dict[str, float | None] = {}
     for name, value in given.items():
         if value is None:
             continue

@@ -293,7 +293,7 @@ class _PartWriter:
             tuple(self._page(opened, g, column) for column in matrix)
             for g in range(len(opened.group_rows))
         ]
-        digest = hashlib.sha256(opened.memory).hexdigest()[:32]
+        digest = hashlib.sha256(opened.memory.data).hexdigest()[:32]
         size = opened.memory.size
         part = Part(self._path.name, size, digest, tuple(self.rows), tuple(self._times_us))
         return part, pages
