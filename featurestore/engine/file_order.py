@@ -191,7 +191,13 @@ class FileOrder:
         spare = spares.setdefault(name, np.empty(0, kind))
         if len(spare) < len(rows):
             spare = spares[name] = np.empty(len(rows), kind)
-        taken = np.take(values, rows, out=spare[: len(rows)], mode="clip")
+        taken = spare[: len(rows)]
+        if width == 8:
+            from featurestore.kernels.ingest import take_words
+
+            take_words(values, rows, taken)
+        else:
+            np.take(values, rows, out=taken, mode="clip")
         return pa.Array.from_buffers(column.type, len(rows), [None, pa.py_buffer(taken)])
 
     def _system_columns(self, start: int, end: int) -> dict[str, pa.Array]:

@@ -128,3 +128,19 @@ def test_a_run_beyond_its_bytes_is_refused() -> None:
                 np.zeros(50, np.uint8), np.zeros(1, np.int64), np.zeros(10, np.uint8),
                 np.array([start]), np.array([length]),
             )  # fmt: skip
+
+
+# ── columns ──────────────────────────────────────────────────────────────────────────────────
+
+
+@both_ways
+@given(values=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), data=st.data())
+def test_words_are_taken_as_numpy_takes_them(way: Any, values: list[int], data: Any) -> None:
+    words = np.array(values)
+    rows = np.array(data.draw(st.lists(st.integers(0, len(values) - 1))), np.int32)
+    taken = np.empty(len(rows), np.int64)
+    way(ingest.take_words)(words, rows, taken)
+    assert taken.tolist() == words[rows].tolist()
+    for bad in (-1, len(values)):
+        with pytest.raises(ValueError, match="out of range"):
+            way(ingest.take_words)(words, np.array([bad], np.int32), np.empty(1, np.int64))
