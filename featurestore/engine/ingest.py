@@ -175,4 +175,5 @@ class _Run:
     def _length_of(self, row: int) -> requests.Request:
         """Return the name under which the length of a chunk is kept."""
         name = f"{self._stream}, row {row}"
-        return requests.Request(f"ingest-chunk/{self.plan.group.id}", name, requests.content_digest(b"length"))
+        verb = f"ingest-chunk/{self.plan.group.id}"
+        return requests.Request(verb, name, requests.content_digest(b"length"))
