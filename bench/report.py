@@ -51,6 +51,8 @@ def _other(figures: Figures) -> str:
         found.append(f"first call {figures['compile_s']:.1f} s")
     if "server_cpu_s" in figures:
         found.append(f"server {_number(figures['server_cpu_s'] / figures['units'] * 1e6)} µs")
+    if "calls_per_s" in figures:
+        found.append(f"{_number(figures['calls_per_s'])} a second")
     if "written_bytes" in figures:
         found.append(f"{figures['written_bytes'] / 2**20:,.0f} MiB written")
     return ", ".join(found)

@@ -154,7 +154,7 @@ FEAST_WIDE = Step("feast-wide", _make_feast_wide, peers.feast, feast=True)
 
 
 @contextlib.contextmanager
-def _server(command: Sequence[str], url: str) -> Iterator[int]:
+def server(command: Sequence[str], url: str) -> Iterator[int]:
     """Start a server and wait until it answers; gives the id of its process group."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "server"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
@@ -177,7 +177,8 @@ def _server(command: Sequence[str], url: str) -> Iterator[int]:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -193,7 +194,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _cpu_seconds(group: int) -> float:
+def cpu_seconds(group: int) -> float:
     """Return what all processes of a group have used, ended children included."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -204,7 +205,8 @@ def _cpu_seconds(group: int) -> float:
     return ticks / TICKS
 
 
-def _ours(store: Path, port: int, workers: int = 1) -> list[str]:
+def ours(store: Path, port: int, workers: int = 1) -> list[str]:
+    """Return the command that serves a store."""
     serve = ["serve", str(store), "--port", str(port), "--workers", str(workers)]
     return [sys.executable, "-m", "featurestore_server", *serve]
 
@@ -240,9 +242,9 @@ def _ask(
     path.write_text(script, encoding="ascii")
     with run.warming_up():
         _wrk(url, path, 1)
-    before, began = _cpu_seconds(group), time.perf_counter()
+    before, began = cpu_seconds(group), time.perf_counter()
     said = _wrk(url, path, max(run.size.seconds, at_least_seconds))
-    wall, used = time.perf_counter() - began, _cpu_seconds(group) - before
+    wall, used = time.perf_counter() - began, cpu_seconds(group) - before
     requests = int(_found(r"(\d+) requests in", said))
     if "Non-2xx" in said or "Socket errors" in said:
         raise BenchmarkFailed(said)
@@ -296,9 +298,9 @@ def _json(url: str, body: Any = None, accept: str = "application/json") -> Any:
 
 def _one_ours(run: Run, workers: int = 1, beside: Callable[..., Any] | None = None) -> None:
     with run.fresh(run.path(online_world.STORE)) as folder:
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
-        with _server(_ours(folder / "store", port, workers), f"{url}/ready") as group:
+        with server(ours(folder / "store", port, workers), f"{url}/ready") as group:
             script = _GET % (f"/v1/groups/{GROUP}/record?key=", run.size.keys - 1)
             with contextlib.ExitStack() as stack:
                 if beside is not None:
@@ -312,9 +314,9 @@ def _one_ours(run: Run, workers: int = 1, beside: Callable[..., Any] | None = No
 
 def _one_app(run: Run, kind: str) -> None:
     with run.fresh(run.path(online_world.STORE)) as folder:
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
-        with _server(_app(kind, folder / "store", port), f"{url}/?key=0") as group:
+        with server(_app(kind, folder / "store", port), f"{url}/?key=0") as group:
             _ask(run, group, url, _GET % ("/?key=", run.size.keys - 1), folder)
             if kind == "fastapi":
                 found = [_json(f"{url}/?key={e}") for e in online_world.numbers(run, "checked")]
@@ -334,14 +336,14 @@ def _one_nginx(run: Run) -> None:
     with run.fresh() as folder:
         (folder / "www").mkdir()
         (folder / "www" / "index.html").write_bytes(b"x" * 640)
-        port = _free_port()
+        port = free_port()
         # Started by root, it would give up the right to read the folder.
         user = "user root;" if os.geteuid() == 0 else ""
         text = _NGINX % {"folder": folder, "port": port, "user": user}
         (folder / "nginx.conf").write_text(text, encoding="ascii")
         url = f"http://127.0.0.1:{port}"
         command = ["nginx", "-c", str(folder / "nginx.conf"), "-e", "/dev/null"]
-        with _server(command, url) as group:
+        with server(command, url) as group:
             _ask(run, group, url, _GET % ("/?key=", 9), folder)
 
 
@@ -356,13 +358,13 @@ with feast_peer.repository(Path(sys.argv[1]), "sqlite") as store:
 
 
 def _by_feast(run: Run, step: Step, view: str, features: Sequence[str], keys: int, of: int) -> None:
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-c", _FEAST_SERVER, str(run.path(step)), str(port)]
     listed = json.dumps(feast_peer.references(view, features))
     head = f'{{"features": {listed}, "entities": {{"{datasets.ENTITY}": ['
     script = _POST % ("application/json", keys, of - 1, "/get-online-features", head, "]}}")
-    with run.fresh() as folder, _server(command, f"{url}/health") as group:
+    with run.fresh() as folder, server(command, f"{url}/health") as group:
         # At 32 connections its first answers to a hundred keys come after some seconds.
         _ask(run, group, url, script, folder, at_least_seconds=10)
 
@@ -374,13 +376,13 @@ def _hundred_ours(run: Run, accept: str) -> None:
     from featurestore.wire import ARROW
 
     with run.fresh(run.path(WIDE_STORE)) as folder:
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         kind = ARROW if accept == "arrow" else "application/json"
         features = json.dumps(WIDE_FEATURES)
         ends = (f'{{"keys": {{"{WIDE}": [', f']}}, "features": {features}}}')
         script = _POST % (kind, KEYS, run.size.wide_keys - 1, "/v1/batch-get", *ends)
-        with _server(_ours(folder / "store", port), f"{url}/ready") as group:
+        with server(ours(folder / "store", port), f"{url}/ready") as group:
             _ask(run, group, url, script, folder)
             asked = list(range(KEYS))
             body = {"keys": {WIDE: asked}, "features": WIDE_FEATURES}

@@ -12,10 +12,18 @@ from typer.main import get_command
 import featurestore as fs
 from featurestore import cli
 from featurestore.storage.environment import DURABILITIES
+from featurestore_server.sagemaker.model import MODELS
+from tests.server.serving import serving
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def example(word: str) -> str:
+    """Return the example that has a word."""
+    (found,) = [text for text in EXAMPLES if word in text]
+    return found
 
 
 def section(title: str) -> str:
@@ -50,7 +58,7 @@ def test_the_example_is_ten_lines() -> None:
 
 
 def test_every_python_block_of_the_readme_is_run() -> None:
-    assert len(EXAMPLES) == 2, "run the new block in a test too"
+    assert len(EXAMPLES) == 3, "run the new block in a test too"
 
 
 def test_the_example_of_a_replica_runs(tmp_path: Path) -> None:
@@ -61,9 +69,34 @@ def test_the_example_of_a_replica_runs(tmp_path: Path) -> None:
         )
         store.put_record("g", {"k": 1, "t": "2013-01-01T05:00Z"})
         names = {"store": store, "apply_to_replica": lambda *change: told.append(change)}
-        exec(compile(EXAMPLES[1], "README.md", "exec"), names)
+        exec(compile(example("consumer"), "README.md", "exec"), names)
         assert [(group, record["k"]) for group, record, _ in told] == [("g", 1)]  # type: ignore[misc]
         assert store.stat()["consumers"]["replica"]["lag_records"] == 0
+
+
+def test_the_example_of_boto3_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    with fs.open(tmp_path / "store") as store, serving(store) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        exec(compile(example("boto3"), "README.md", "exec"), {})
+        assert store.get_record("airports", "JFK", ["temp"]) == {"temp": 39.0}
+        (said,) = re.findall(r"# (\[.*\])$", example("boto3"), re.MULTILINE)
+        assert capsys.readouterr().out.strip() == said
+
+
+def test_every_operation_of_boto3_is_in_the_table() -> None:
+    named = set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b|Search", boto3_table()))
+    assert {name for table in MODELS.values() for name in table} <= named
+
+
+def boto3_table() -> str:
+    """Return the first column of the table of operations."""
+    rows = re.findall(r"^\| ([^|]*) \|", section("Your boto3 code, on your laptop"), re.MULTILINE)
+    return " ".join(rows)
 
 
 @pytest.mark.parametrize("command", sorted(get_command(cli.app).commands))

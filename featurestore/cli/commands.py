@@ -502,6 +502,7 @@ def serve(context: typer.Context) -> None:
     context_settings=ITS_OWN,
     epilog=examples(
         "featurestore keys create trainer --role reader:weather* --role sql --expires-in 90d",
+        "featurestore keys create me --role admin --access-key",
         "featurestore keys list --store ./store",
         "featurestore keys rotate 4f1d09aa21c3 --grace 1h",
         "featurestore keys revoke 4f1d09aa21c3",

@@ -316,6 +316,45 @@ def scan_page(
     return plan, rows, page[-1][0] if len(page) == limit else b""
 
 
+def key_page(
+    database: Database,
+    name: str,
+    after: bytes,
+    limit: int,
+    clock_us: int,
+    *,
+    with_deleted: bool = False,
+) -> tuple[Plan, list[bytes], bytes]:
+    """Read the keys of live records, up to ``limit`` keys after a position, in key-hash order.
+
+    Parameters
+    ----------
+    with_deleted : bool
+        Also keys whose record was deleted, but not for good: its tombstone is there.
+
+    Returns
+    -------
+    plan : Plan
+        Of the group at that moment.
+    keys : list of bytes
+        In order.
+    position : bytes
+        Where to go on; empty at the end.
+    """
+    with database.read() as txn:
+        plan = database.plan_at(txn, name)
+        require_online(plan.group)
+        page = list(latest.scan(database.env, txn, plan.group.id, after=after, limit=limit))
+    keys = []
+    for _, key, data in page:
+        header = verify_record(data, key)
+        status = status_of(header, clock_us)
+        deleted = status is Status.DELETED and not header.flags & FLAG_FENCE
+        if status is Status.PRESENT or (with_deleted and deleted):
+            keys.append(key)
+    return plan, keys, page[-1][0] if len(page) == limit else b""
+
+
 def latest_table(
     plan: Plan, keys: Sequence[bytes], records: Sequence[bytes], clock_us: int
 ) -> pa.Table:

@@ -65,6 +65,8 @@ class Update(NamedTuple):
         Value features; None makes one null.
     event_time_us, ttl_us : int or None
         None where they stay as they are.
+    clock_us : int
+        The caller's now, which decides whether the record is live, as it does for a get.
     """
 
     plan: Plan
@@ -74,6 +76,7 @@ class Update(NamedTuple):
     event_time_us: int | None
     ttl_us: int | None
     stores: int
+    clock_us: int
     refusal: InvalidEventTime | None
 
     def asked_bytes(self) -> bytes:
@@ -127,7 +130,9 @@ def prepare_update(
         checked[name] = None if is_null(value) else dtype.check(value, name, tz=tz)
     refusal = None if event_time_us is None else future_refusal(group, event_time_us, now_us)
     key_bytes, _ = plan.key(key)
-    return Update(plan, catalog_version, key_bytes, checked, event_time_us, ttl_us, stores, refusal)
+    return Update(
+        plan, catalog_version, key_bytes, checked, event_time_us, ttl_us, stores, now_us, refusal
+    )
 
 
 def work_of(
@@ -144,12 +149,12 @@ def work_of(
         if request is not None:
             known = requests.find(env, txn, request, commit.write_time_us)
             if known is not None:
-                return [Outcome(*known)], True
+                return [Outcome(*row) for row in known], True
         if update.refusal is not None:
             raise update.refusal
         outcome = _apply(commit, update)
         if request is not None:
-            requests.save(env, txn, request, commit.write_time_us, outcome.to_json())
+            requests.save(env, txn, request, commit.write_time_us, [outcome.to_json()])
         return [outcome], False
 
     return work
@@ -164,7 +169,7 @@ def _apply(commit: Commit, update: Update) -> Outcome:
     if (
         current is None
         or header is None
-        or status_of(header, commit.write_time_us) is not Status.PRESENT
+        or status_of(header, update.clock_us) is not Status.PRESENT
     ):
         raise RecordNotFound(
             f'"{group.name}" has no live record of this key to update. Put a whole record.'

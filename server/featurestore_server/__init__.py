@@ -10,7 +10,7 @@
                                                         │
             ┌───────────────────────────────────────────┴──────────┐
          lookup     raw ASGI: get, batch get, features           FastAPI: all the rest
-            │                                                      │  records   groups and views
+         sagemaker  raw ASGI: the API that boto3 speaks            │  records   groups and views
             │                                                      │  bulk      ingest, join, scan
             │                                                      │  history   sql, changes
             │                                                      │  upkeep    jobs, health, keys

@@ -12,6 +12,7 @@ from featurestore.engine.database import open_database
 from featurestore.errors import FeatureStoreError, InvalidInput
 from featurestore_server.access import ROLES, Keys
 from featurestore_server.bodies import Limits
+from featurestore_server.keys import is_access_id
 from featurestore_server.serve import Serving, serve
 
 
@@ -52,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
         help=f'one of {", ".join(ROLES)}, with a pattern of groups as "reader:weather*"',
     )  # fmt: skip
     create.add_argument("--expires-in", metavar="90d")
+    create.add_argument(
+        "--access-key", action="store_true",
+        help="an access key id and its secret, for boto3; printed as environment variables",
+    )  # fmt: skip
     create.add_argument("--rate", type=float, help="requests a second it may make, of each worker")
     rotate = doing.add_parser("rotate", help="give a key a new secret")
     rotate.add_argument("id")
@@ -105,10 +110,14 @@ def _change_keys(keys: Keys, asked: argparse.Namespace) -> int:
     else:
         if asked.doing == "create":
             options = {"expires_in": asked.expires_in, "rate": asked.rate}
-            secret, _ = keys.create(asked.name, asked.role, **options)
+            options |= {"access_key": asked.access_key}
+            secret, facts = keys.create(asked.name, asked.role, **options)
         else:
-            secret, _ = keys.rotate(asked.id, grace=asked.grace, expires_in=asked.expires_in)
-        print(secret)
+            secret, facts = keys.rotate(asked.id, grace=asked.grace, expires_in=asked.expires_in)
+        if is_access_id(facts["id"]):
+            print(f"AWS_ACCESS_KEY_ID={facts['id']}\nAWS_SECRET_ACCESS_KEY={secret}")
+        else:
+            print(secret)
     return 0
 
 

@@ -80,6 +80,16 @@ class Door:
         """
         return self.keys.caller(credentials)
 
+    def signer(self, key_id: str) -> tuple[Caller, list[str]] | None:
+        """Return who holds an access key, and the secrets that are valid for it now.
+
+        Raises
+        ------
+        TooManyRequests
+            It asks more often than it may.
+        """
+        return self.keys.signer(key_id)
+
     def view(self, name: str) -> fs.FeatureView:
         """Return a feature view; whoever asks goes on to :meth:`reading` its groups."""
         return self._store.describe_feature_view(name)

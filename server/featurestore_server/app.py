@@ -29,6 +29,7 @@ from featurestore_server.lookup import Asking, Lookup, asking
 from featurestore_server.metrics import Metrics
 from featurestore_server.parts import Parts, sentence_of
 from featurestore_server.problems import plain_problem, problem
+from featurestore_server.sagemaker.surface import Surface
 from featurestore_server.sql_pool import SqlPool
 
 if TYPE_CHECKING:
@@ -101,11 +102,12 @@ class Application(FastAPI):
         )
         self.state.parts = self._parts
         self._lookup = Lookup(door, self.guard, self.limits, metrics, door.now_us)
+        self._sagemaker = Surface(door, self.guard, self.limits, metrics, (writes, work))
         for part in (records, bulk, history, upkeep):
             self.include_router(part.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a look-up at once; hand everything else to FastAPI."""
+        """Answer a look-up, or boto3, at once; hand everything else to FastAPI."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
@@ -118,6 +120,8 @@ class Application(FastAPI):
         handler = self._lookup.takes(scope)
         if handler is not None:
             await self._lookup(handler, who.credentials, scope, receive, send)
+        elif self._sagemaker.takes(scope):
+            await self._sagemaker(scope, receive, send)
         else:
             await self.guard(self._rest, scope, receive, send)
 

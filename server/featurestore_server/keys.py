@@ -7,10 +7,15 @@ so that every worker knows a revoked key at its next request::
 
 Two secrets, so that a key can be rotated without a moment in which neither works.  While a store
 has no key at all, every caller is its admin; the server then serves loopback only.
+
+An *access key* is the form for callers who sign their requests instead of sending a key (boto3
+does): an id, ``AKFS`` and 16 letters and digits, and a secret that is derived, not kept
+(:mod:`featurestore_server.root_secret`).  Roles, rotation, expiry and the log are the same.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -24,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Never
 from featurestore.engine.writer import witnessed
 from featurestore.errors import InvalidInput
 from featurestore.event_time import duration_us, format_us, system_clock, to_us
+from featurestore_server import root_secret
 from featurestore_server.audit import Counts, Witness
 from featurestore_server.problems import NotAuthenticated, TooManyRequests
 from featurestore_server.roles import ANONYMOUS, EVERYTHING, Caller, parse_roles
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
     from featurestore_server.audit import Once
 
 PREFIX = "fs"
+ACCESS_PREFIX = "AKFS"
 _MEMO_MAX = 10_000
 _LOOK_SECONDS = 0.25
 _ID = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
@@ -104,12 +111,12 @@ class Keys:
         # Once a store has had a key it is never open to everybody again while it is served.
         self._any = False
         self._looked_at = -_LOOK_SECONDS
+        self._root_secret: bytes | None = None
 
     # ── asking ──
 
     def caller(self, credentials: str | None) -> Caller:
         """Return who holds a key; see :meth:`Door.caller`."""
-        env = self._database.env
         if credentials is None:
             if self.exist():
                 self._refuse(
@@ -122,21 +129,42 @@ class Keys:
         if parts is None:
             self._refuse("")
         key_id, secret = parts
-        with env.read() as txn:
-            row = txn.get(b"k" + key_id.encode(), db=env.access)
-        known = self._callers.get(key_id)
-        if row is None:
-            self._callers.pop(key_id, None)
+        known = self._find(key_id)
+        if known is None:
             self._refuse("")
-        if known is None or known.row != row:
-            if len(self._callers) >= _MEMO_MAX:
-                self._callers.clear()
-            known = self._callers[key_id] = self._known(key_id, row)
         if not _is_secret_of(known.facts, secret):
             self._refuse(key_id)
         if known.bucket is not None:
             known.bucket.take()
         return known.caller
+
+    def signer(self, key_id: str) -> tuple[Caller, list[str]] | None:
+        """Return who holds an access key, and its valid secrets; see :meth:`Door.signer`."""
+        known = self._find(key_id) if _ID.fullmatch(key_id) else None
+        if known is None:
+            self._counts.add("", "", "authenticate", EVERYTHING, allowed=False)
+            return None
+        if known.bucket is not None:
+            known.bucket.take()
+        salts = [kept["salt"] for kept in known.facts["secrets"] if "salt" in kept and _live(kept)]
+        if salts and self._root_secret is None:
+            self._root_secret = root_secret.load(self._database.root)
+        root = self._root_secret or b""
+        return known.caller, [root_secret.derive(root, key_id, salt) for salt in salts]
+
+    def _find(self, key_id: str) -> _Known | None:
+        env = self._database.env
+        with env.read() as txn:
+            row = txn.get(b"k" + key_id.encode(), db=env.access)
+        known = self._callers.get(key_id)
+        if row is None:
+            self._callers.pop(key_id, None)
+            return None
+        if known is None or known.row != row:
+            if len(self._callers) >= _MEMO_MAX:
+                self._callers.clear()
+            known = self._callers[key_id] = self._known(key_id, row)
+        return known
 
     def _known(self, key_id: str, row: bytes) -> _Known:
         facts = json.loads(row)
@@ -176,11 +204,14 @@ class Keys:
         *,
         expires_in: str | None = None,
         rate: float | None = None,
+        access_key: bool = False,
         key_id: str | None = None,
         by: Caller = ANONYMOUS,
         once: Once | None = None,
     ) -> tuple[str, dict[str, Any]]:
         """Make a key; returns it, which is shown this once, and what is known of it.
+
+        Of an access key the secret is returned; its id is among what is known.
 
         Parameters
         ----------
@@ -192,13 +223,15 @@ class Keys:
             As ``"90d"``.
         rate : float, optional
             Requests a second that it may make, of each worker; by default what the server says.
+        access_key : bool
+            Make the form that signs requests.
         key_id : str, optional
             By default a new one.
         """
         if rate is not None and not 0 < rate < math.inf:
             raise InvalidInput(f"rate is a number of requests a second, above 0; got {rate}.")
-        key_id = new_id() if key_id is None else key_id
-        secret, kept = _new_secret(expires_in)
+        key_id = new_id(access_key=access_key) if key_id is None else key_id
+        secret, kept = self._new_secret(key_id, expires_in)
         facts: dict[str, Any] = {
             "name": _checked_name(name),
             "roles": parse_roles(roles),
@@ -210,7 +243,7 @@ class Keys:
             self._put(commit, key_id, facts)
 
         self._change(work, "create_key", key_id, by, once)
-        return f"{PREFIX}_{key_id}_{secret}", _shown(key_id, facts)
+        return secret, _shown(key_id, facts)
 
     def rotate(
         self,
@@ -222,7 +255,7 @@ class Keys:
         once: Once | None = None,
     ) -> tuple[str, dict[str, Any]]:
         """Give a key a new secret; the one before works for the grace time."""
-        secret, kept = _new_secret(expires_in)
+        secret, kept = self._new_secret(key_id, expires_in)
         until = system_clock() + duration_us(grace, what="grace")
 
         def work(commit: Commit) -> dict[str, Any]:
@@ -234,7 +267,7 @@ class Keys:
             return facts
 
         facts = self._change(work, "rotate_key", key_id, by, once)
-        return f"{PREFIX}_{key_id}_{secret}", _shown(key_id, facts)
+        return secret, _shown(key_id, facts)
 
     def revoke(self, key_id: str, *, by: Caller = ANONYMOUS, once: Once | None = None) -> None:
         """Remove a key; requests that carry it are refused from now on."""
@@ -244,6 +277,19 @@ class Keys:
             commit.txn.delete(b"k" + key_id.encode(), db=commit.env.access)
 
         self._change(work, "revoke_key", key_id, by, once)
+
+    def _new_secret(self, key_id: str, expires_in: str | None) -> tuple[str, dict[str, Any]]:
+        """Return what the caller is given, and what is kept of it."""
+        lasts = None if expires_in is None else duration_us(expires_in, what="expires_in")
+        expires_us = None if lasts is None else to_us(format_us(system_clock() + lasts))
+        if is_access_id(key_id):
+            self._root_secret = root_secret.make(self._database.root)
+            salt = secrets.token_hex(8)
+            secret = root_secret.derive(self._root_secret, key_id, salt)
+            return secret, {"salt": salt, "expires_us": expires_us}
+        secret = secrets.token_urlsafe(32)
+        kept = {"sha256": _digest(secret), "expires_us": expires_us}
+        return f"{PREFIX}_{key_id}_{secret}", kept
 
     def _change(
         self, work: Any, verb: str, key_id: str, by: Caller, once: Once | None = None
@@ -281,25 +327,22 @@ def _parts(credentials: str) -> tuple[str, str] | None:
     return parts[1], parts[2]
 
 
-def _new_secret(expires_in: str | None) -> tuple[str, dict[str, Any]]:
-    secret = secrets.token_urlsafe(32)
-    lasts = None if expires_in is None else duration_us(expires_in, what="expires_in")
-    expires_us = None if lasts is None else to_us(format_us(system_clock() + lasts))
-    return secret, {"sha256": _digest(secret), "expires_us": expires_us}
-
-
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _is_secret_of(facts: dict[str, Any], secret: str) -> bool:
     """Compare digests, of which the time tells nothing, and look at the expiry after that."""
-    given, now_us = _digest(secret), system_clock()
+    given = _digest(secret)
+    # An access key has no such digest: it signs, and is never sent.
     return any(
-        hmac.compare_digest(given, kept["sha256"])
-        and (kept["expires_us"] is None or now_us < kept["expires_us"])
+        hmac.compare_digest(given, kept.get("sha256", "")) and _live(kept)
         for kept in facts["secrets"]
     )
+
+
+def _live(kept: dict[str, Any]) -> bool:
+    return kept["expires_us"] is None or system_clock() < kept["expires_us"]
 
 
 def _shown(key_id: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -314,6 +357,19 @@ def _shown(key_id: str, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def new_id() -> str:
+def new_id(*, access_key: bool = False) -> str:
     """Return the id of a key that is still to be made."""
+    if access_key:
+        return ACCESS_PREFIX + base64.b32encode(secrets.token_bytes(10)).decode()
     return secrets.token_hex(6)
+
+
+def is_access_id(key_id: str) -> bool:
+    """Return whether an id is that of an access key.
+
+    Examples
+    --------
+    >>> is_access_id(new_id(access_key=True)), is_access_id(new_id())
+    (True, False)
+    """
+    return key_id.startswith(ACCESS_PREFIX)

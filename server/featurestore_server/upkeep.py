@@ -15,7 +15,7 @@ from featurestore_server.access import EVERYTHING, Caller, nothing
 from featurestore_server.answers import JsonAnswer
 from featurestore_server.bulk import job_answer, wants_job
 from featurestore_server.copying import TAR, Copy, CopyAnswer
-from featurestore_server.keys import new_id
+from featurestore_server.keys import is_access_id, new_id
 from featurestore_server.parts import (
     BINARY,
     Here,
@@ -161,6 +161,7 @@ class NewKey(Body):
     roles: list[str]
     expires_in: str | None = None
     rate: float | None = Field(default=None, gt=0, lt=1e9, description="Requests a second.")
+    access_key: bool = False
 
 
 class NewSecret(Body):
@@ -187,15 +188,16 @@ async def create_key(
     who.require("keys", [EVERYTHING])
     asked = await model_body(request, here.limits, NewKey)
     given = asked.model_dump()
-    key_id = new_id()
+    key_id = new_id(access_key=asked.access_key)
+    name = _name_of_secret(key_id)
 
     def act(once: Any) -> dict[str, Any]:
         secret, facts = here.door.keys.create(**given, key_id=key_id, by=who, once=once)
-        return {**facts, "api_key": secret}
+        return {**facts, name: secret}
 
     # The secret is nowhere but in the first answer: who has lost it rotates the key.
     def answer(commit: Any) -> dict[str, Any]:
-        return {**here.door.keys.shown_at(commit, key_id), "api_key": None}
+        return {**here.door.keys.shown_at(commit, key_id), name: None}
 
     work = (who, "create_key", request_id, given, act, answer)
     return JsonAnswer(await here.writes.run(here.door.once, *work), status_code=201)
@@ -219,16 +221,21 @@ async def rotate_key(
     who.require("keys", [EVERYTHING])
     asked = await model_body(request, here.limits, NewSecret)
     given = asked.model_dump()
+    name = _name_of_secret(key_id)
 
     def act(once: Any) -> dict[str, Any]:
         secret, facts = here.door.keys.rotate(key_id, **given, by=who, once=once)
-        return {**facts, "api_key": secret}
+        return {**facts, name: secret}
 
     def answer(commit: Any) -> dict[str, Any]:
-        return {**here.door.keys.shown_at(commit, key_id), "api_key": None}
+        return {**here.door.keys.shown_at(commit, key_id), name: None}
 
     work = (who, "rotate_key", request_id, [key_id, given], act, answer)
     return JsonAnswer(await here.writes.run(here.door.once, *work))
+
+
+def _name_of_secret(key_id: str) -> str:
+    return "secret_access_key" if is_access_id(key_id) else "api_key"
 
 
 @router.delete("/v1/keys/{key}", status_code=204, tags=["access"], summary="Revoke a key")

@@ -104,6 +104,13 @@ def test_a_repeat_with_its_id_counts_once(store: fs.FeatureStore) -> None:
         store.update_record("g", "a", {"temp": 9.0}, request_id="one")
 
 
+def test_what_was_erased_is_not_brought_back_by_a_late_repeat(store: fs.FeatureStore) -> None:
+    store.update_record("g", "a", {"temp": 2.0}, request_id="one")
+    store.erase("g", "a")
+    with pytest.raises(fs.RecordErased):
+        store.update_record("g", "a", {"temp": 2.0}, request_id="one")
+
+
 def test_a_feature_added_meanwhile_is_part_of_it(store: fs.FeatureStore) -> None:
     store.update_feature_group("g", add_features={"gust": "float64"})
     store.update_record("g", "a", {"gust": 8.0})
