@@ -21,6 +21,12 @@ A process that a test cannot reach into is told by its environment::
     FEATURESTORE_FAULT=rename:kill:3            die before the third rename
     FEATURESTORE_FAULT=flush.written:stop       sleep (SIGSTOP) where a file is written, not listed
 
+Named places, each between a change and the next one that belongs with it::
+
+    file.intended  file.withdrawn   flush.read  flush.written  flush.listed   group.dropped
+    ingest.staged  ingest.slice     compact.written  compact.listed           backup.engine_copied
+    clean.withdrawn  clean.removed
+
 ===============  ===================================================================================
 ``kill``         die before the call, as by ``kill -9``
 ``kill_after``   make the call, then die
