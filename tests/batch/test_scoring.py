@@ -250,10 +250,8 @@ def test_what_is_scored_is_captured_for_the_monitor(world: fs.FeatureStore, tmp_
     assert str(path.relative_to(tmp_path / "c")) == "cap/AllTraffic/2013/01/03/00/unit-00000.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0]["captureData"]["endpointInput"] == {
-        "observedContentType": "text/csv",
-        "mode": "INPUT",
-        "data": "5.0,2.0,2.0,4.0",
-        "encoding": "CSV",
+        "observedContentType": "text/csv", "mode": "INPUT",
+        "data": "5.0,2.0,2.0,4.0", "encoding": "CSV",
     }  # fmt: skip
     outputs = [float(line["captureData"]["endpointOutput"]["data"]) for line in lines]
     assert outputs == predictions(job)["score"].to_pylist()
