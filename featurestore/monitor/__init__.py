@@ -15,7 +15,7 @@ Functions that take a store::
 ======================  =========================================================================
 :mod:`.sources`         windows of groups, captured requests, files, functions
 :mod:`.columns`         one column of a window, summed up
-:mod:`.baseline`        a healthy period, and constraints that it keeps
+:mod:`.baselines`       a healthy period, and constraints that it keeps
 :mod:`.formats`         Model Monitor's files
 :mod:`.data_quality`    the six checks          :mod:`.drift`        distances and tests
 :mod:`.model_quality`   predictions, labels     :mod:`.bias`         Clarify's metrics
@@ -25,17 +25,18 @@ Functions that take a store::
 :mod:`.execution`       one monitor, one window, once
 :mod:`.cron`            expressions             :mod:`.schedule`     what is due
 :mod:`.alerts`          who is told
-:mod:`.report`          a page for people       :mod:`.svg`          its drawings
+:mod:`.reports`         a page for people       :mod:`.svg`          its drawings
 ======================  =========================================================================
 """
 
 from __future__ import annotations
 
 from featurestore.monitor.alerts import prometheus_text
-from featurestore.monitor.baseline import Baseline
+from featurestore.monitor.baselines import Baseline
 from featurestore.monitor.execution import Execution, list_executions, run
 from featurestore.monitor.kinds import baseline
 from featurestore.monitor.monitors import Monitor, create, delete, describe, list_monitors
+from featurestore.monitor.reports import moved_features, report
 from featurestore.monitor.schedule import run_due, serve
 from featurestore.monitor.sources import Window
 
@@ -50,7 +51,9 @@ __all__ = [
     "describe",
     "list_executions",
     "list_monitors",
+    "moved_features",
     "prometheus_text",
+    "report",
     "run",
     "run_due",
     "serve",

@@ -46,7 +46,7 @@ from featurestore.monitor import (
     sources,
     watch,
 )
-from featurestore.monitor.baseline import Baseline, data_baseline, parts_of
+from featurestore.monitor.baselines import Baseline, data_baseline, parts_of
 from featurestore.monitor.columns import columns_of
 from featurestore.monitor.drift import Metric
 

@@ -38,7 +38,7 @@ from featurestore.errors import InvalidInput, UnknownFeatureGroup, did_you_mean
 from featurestore.event_time import duration_us, format_duration, format_us, to_datetime, to_us
 from featurestore.monitor import alerts as alerting
 from featurestore.monitor import cron, sources
-from featurestore.monitor.baseline import Baseline
+from featurestore.monitor.baselines import Baseline
 from featurestore.monitor.kinds import check_kind
 from featurestore.schema import check_name
 
