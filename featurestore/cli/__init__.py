@@ -8,11 +8,11 @@ computed here, so whatever a command can do, three lines of Python can::
     featurestore sql "SELECT ..."            store.sql("SELECT ...")
     featurestore verify                      store.verify()
 
-============  ===================================================================
+============  =================================================================
 ``inputs``    text of the shell and files into values
-``commands``  what can be asked
+``commands``  what can be asked; ``monitoring``, all of ``featurestore monitor``
 ``outputs``   answers as tables for people, as JSON and CSV for programs
-============  ===================================================================
+============  =================================================================
 
 Answers go to stdout, progress and errors to stderr; an error of the store is one sentence, never a
 traceback.  A command that only looks opens the store read-only, so that a mistyped path does not

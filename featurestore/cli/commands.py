@@ -17,6 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import featurestore as fs
+from featurestore.cli import monitoring
 from featurestore.cli.inputs import keys_from_text, rows_of, schema_of
 from featurestore.cli.outputs import (
     counted,
@@ -476,6 +477,11 @@ def stat(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     for title, rows in tables.items():
         if rows:
             out.print(counts_table(title.removesuffix("s"), rows))
+
+
+# ── watching ─────────────────────────────────────────────────────────────────────────────────────
+
+app.add_typer(monitoring.app, name="monitor")
 
 
 # ── the server ───────────────────────────────────────────────────────────────────────────────────

@@ -18,8 +18,8 @@ completeness         the least of any part, less one binomial standard error
 non-negative         if no value is below zero
 domain               at most 100 values that cover 99 %; the share that must be in it, the
                      least that any part has of values seen in the other parts
-drift                0.1 (Model Monitor's own), or a tenth more than the farthest part, by
-                     the Robust distance, which allows for small windows
+drift                0.1 (Model Monitor's own) or, if more, two deviations beyond the farthest
+                     part, by the Robust distance, which allows for small windows
 ===================  =======================================================================
 
 Of these the files' shapes, types and defaults are Model Monitor's, the parts are ours.
@@ -238,14 +238,12 @@ def _read_period(
         table = sources.read_captured(Path(source.name), period, columns)
     else:
         asked = None if features is None or time_column is None else [*features, time_column]
-        table = sources.read(store, source, None, features=asked or features)
-        if period is not None:
-            if source.kind == "function":
-                table = sources.read(store, source, period, features=asked or features)
-            elif time_column is None:
+        of = period if source.kind == "function" else None
+        table = sources.read(store, source, of, features=asked or features)
+        if period is not None and source.kind != "function":
+            if time_column is None:
                 raise InvalidInput("window= of files or a table needs time_column=, their times.")
-            else:
-                table = sources.within(table, time_column, period)
+            table = sources.within(table, time_column, period)
     times = table[time_column] if time_column in table.column_names else None
     left_out = (
         {time_column, *sources.CAPTURE_COLUMNS} if source.kind == "capture" else {time_column}
@@ -351,9 +349,10 @@ def _suggest_one(column: Column, parts: Sequence[Column]) -> dict[str, Any]:
             known = _least_known(column, set(domain), parts)
             if known < 1.0:
                 overrides["domain_content_threshold"] = known
-    farthest = max((drift.compare(column, p).get("linf_robust", 0.0) for p in parts), default=0.0)
-    if farthest * SLACK > DRIFT_THRESHOLD:
-        limit = math.ceil(farthest * SLACK * 1000) / 1000
+    limit = _healthy_limit(
+        [drift.compare(column, part).get("linf_robust", 0.0) for part in parts] or [0.0]
+    )
+    if limit > DRIFT_THRESHOLD:
         name = (
             "categorical_comparison_threshold"
             if isinstance(column, Text)
@@ -395,22 +394,30 @@ def _share_of(column: Text, values: set[str]) -> float:
 def suggested_thresholds(
     whole: dict[str, Column], parts: Sequence[dict[str, Column]]
 ) -> dict[str, dict[str, float]]:
-    """Return thresholds of our drift metrics where a healthy part goes beyond the usual ones."""
+    """Return thresholds of our drift metrics where healthy parts go beyond the usual ones."""
     found: dict[str, dict[str, float]] = {}
     for name, column in whole.items():
-        far: dict[str, float] = {}
+        seen: dict[str, list[float]] = {}
         for part in parts:
             for metric, value in drift.compare(column, part[name]).items():
                 if metric in drift.THRESHOLDS and math.isfinite(value):
-                    far[metric] = max(far.get(metric, 0.0), value)
-        own = {
-            metric: math.ceil(value * SLACK * 1000) / 1000
-            for metric, value in far.items()
-            if value * SLACK > drift.THRESHOLDS[metric]
-        }
+                    seen.setdefault(metric, []).append(value)
+        limits = {metric: _healthy_limit(values) for metric, values in seen.items()}
+        own = {m: limit for m, limit in limits.items() if limit > drift.THRESHOLDS[m]}
         if own:
             found[name] = own
     return found
+
+
+def _healthy_limit(values: Sequence[float]) -> float:
+    """Return what a distance of a healthy window stays below.
+
+    Two deviations beyond the farthest part, or a tenth, whichever is more: the next window may be
+    farther than any before, and of ten parts each is itself a tenth of what it is compared with.
+    """
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    return math.ceil(max(max(values) * SLACK, max(values) + 2 * deviation) * 1000) / 1000
 
 
 def in_words(about: dict[str, Any]) -> str:

@@ -122,7 +122,7 @@ def moved_features(store: FeatureStore, name: str) -> list[tuple[str, Any, float
     starts = {one.window.end_us: one.window.start_us for one in ran}
     found = []
     for feature, series in _by_feature(_series(store, name, ran[-1].window.end_us)).items():
-        began = _began(series, ran[-1])
+        began = _began(series)
         if began is not None:
             worst = max((r for s in series if not math.isnan(r := s.ratio())), default=math.nan)
             found.append((feature, to_datetime(starts.get(began, began)), worst))
@@ -161,8 +161,8 @@ def _by_feature(series: Sequence[Series]) -> dict[str, list[Series]]:
     return found
 
 
-def _began(series: Sequence[Series], last: Execution) -> int | None:
-    """Return since when some metric of a feature is flagged, until the last window."""
+def _began(series: Sequence[Series]) -> int | None:
+    """Return since when some metric of a feature is flagged, until the last window with rows."""
     flagged = {
         end_us
         for one in series
@@ -174,7 +174,7 @@ def _began(series: Sequence[Series], last: Execution) -> int | None:
         if end_us not in flagged:
             break
         began = end_us
-    return began if last.window.end_us in flagged else None
+    return began
 
 
 def _main(series: Sequence[Series]) -> Series | None:
@@ -196,7 +196,8 @@ def _page(store: FeatureStore, monitor: Monitor, ran: Sequence[Execution]) -> st
     last = ran[-1]
     baseline = monitors.baseline_of(store, monitor)
     series = _series(store, monitor.name, last.window.end_us)
-    now = _columns_of_window(store, monitor, last.window)
+    full = next((one for one in reversed(ran) if one.rows), last)
+    now = _columns_of_window(store, monitor, full.window)
     body = [_head(monitor, baseline, ran)]
     by_feature = _by_feature([one for one in series if one.feature])
     drifting = {
@@ -206,7 +207,7 @@ def _page(store: FeatureStore, monitor: Monitor, ran: Sequence[Execution]) -> st
     }
     starts = {one.window.end_us: one.window.start_us for one in ran}
     if drifting and baseline is not None:
-        began = {feature: _began(listed, last) for feature, listed in drifting.items()}
+        began = {feature: _began(listed) for feature, listed in drifting.items()}
         order = sorted(
             drifting,
             key=lambda f: (began[f] is None, -_worst(drifting[f])),

@@ -106,7 +106,7 @@ def _sampled_keys(store: FeatureStore, group: FeatureGroup, sample: int) -> list
         break
     listed = ", ".join(map(quoted, identifier))
     query = (
-        f"SELECT {listed} FROM history.{quoted(group.name)} "  # noqa: S608  quoted
+        f"SELECT * FROM (SELECT DISTINCT {listed} FROM history.{quoted(group.name)}) "  # noqa: S608
         f"USING SAMPLE reservoir({max(1, sample // 2)} ROWS)"
     )
     written = store.sql(query).to_pylist()
