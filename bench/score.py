@@ -134,9 +134,11 @@ def _in_one_thread() -> Any:
     return threadpool_limits(1)
 
 
-def _expected(run: Run, model: str, rows: int) -> list[dict[str, Any]]:
-    scores = _loaded(run, model).score(_rows(run.seed, run.size.rows)[:rows])
-    return _summary(scores)
+def _answers(run: Run, model: str, scores: Any) -> None:
+    """Compare the scores of the rows that every side has scored."""
+    count = run.size.text_rows
+    rows = _rows(run.seed, run.size.rows)[:count]
+    run.answers(_summary(scores[:count]), _summary(_loaded(run, model).score(rows)))
 
 
 def _summary(scores: Any) -> list[dict[str, Any]]:
@@ -151,7 +153,7 @@ def _in_ram(run: Run, *, model: str) -> None:
             loaded.score(rows[:1_000])
         with run.measuring(len(rows)):
             scores = loaded.score(rows)
-    run.answers(_summary(scores), _expected(run, model, len(rows)))
+    _answers(run, model, scores)
 
 
 def _ours(run: Run, *, model: str) -> None:
@@ -171,7 +173,7 @@ def _ours(run: Run, *, model: str) -> None:
             with run.measuring(run.size.rows):
                 job = batch.score(store, "model", source, keep=["id"])
             found = pq.read_table(job.output)
-    run.answers(_summary(found["score"].to_numpy()), _expected(run, model, run.size.rows))
+    _answers(run, model, found["score"].to_numpy())
 
 
 def _payload(run: Run, *, model: str) -> None:
@@ -192,7 +194,7 @@ def _payload(run: Run, *, model: str) -> None:
             read = worker.read_rows(text.encode(), CSV, tuple(NAMES))
             answer = worker.write_scores(loaded.score(read), CSV)
             found.append(np.array(answer.split(), float))
-    run.answers(_summary(np.concatenate(found)), _expected(run, model, count))
+    _answers(run, model, np.concatenate(found))
 
 
 def _needs(*packages: str) -> Need:

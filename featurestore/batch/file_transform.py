@@ -255,6 +255,7 @@ class _Transform:
         self._folder = records.folder(store, self._full)
         self._counts = _Counts()
         self._errors = self._folder / "errors.jsonl"
+        self._teller = batch_job.Teller(store, name)
 
     def run(self, found: _Inputs, *, processes: int, timeout: float, retries: int) -> None:
         """Score all files, and write down how it went."""
@@ -437,6 +438,7 @@ class _Transform:
             "counts": [counts.rows, counts.errors, counts.error_bytes],
         }
         log.add(file=name, **entry, **more)
+        self._teller.tell(counts.rows, counts.errors)
         if self._progress is not None:
             self._progress(counts.rows)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 PREFIX = "batch"
+#: How often a job's record says how far it has come.
+TELL_SECONDS = 1.0
 
 
 class BatchJob:
@@ -127,6 +129,22 @@ def begin(store: FeatureStore, name: str, request: Record, lineage: Record) -> R
     return records.move(
         store, full, "InProgress", "again", status=records.IN_PROGRESS, asked="", failure=""
     )
+
+
+class Teller:
+    """Says in a job's record how far it has come, now and then: others look there."""
+
+    def __init__(self, store: FeatureStore, name: str) -> None:
+        self._store = store
+        self._name = f"{PREFIX}/{name}"
+        self._told_at = seam.monotonic()
+
+    def tell(self, rows: int, errors: int) -> None:
+        """Say it, unless that was a moment ago."""
+        now = seam.monotonic()
+        if now - self._told_at >= TELL_SECONDS:
+            self._told_at = now
+            records.note(self._store, self._name, rows=rows, errors=errors)
 
 
 def require_unasked(store: FeatureStore, name: str) -> None:

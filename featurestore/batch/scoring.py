@@ -194,6 +194,7 @@ class _Scoring:
         self._folder = records.folder(store, self._full)
         self._output = Path(self._asked["output"])
         self._rows = self._errors = 0
+        self._teller = batch_job.Teller(store, name)
         self._started = time.monotonic()
 
     def run(self, lookups: Sequence[Any]) -> None:
@@ -347,6 +348,7 @@ class _Scoring:
         log.add(unit=unit, rows=len(rows), errors=len(refused))
         self._rows += len(rows)
         self._errors += len(refused)
+        self._teller.tell(self._rows, self._errors)
         if self._progress is not None:
             self._progress(self._rows)
 

@@ -147,8 +147,10 @@ def source_of(
     """
     if isinstance(given, str) and re.match(r"\s*(select|with|from)\s", given, re.IGNORECASE):
         return ParquetFiles([_staged(store, given, unit_rows, folder)])
-    if isinstance(given, (str, os.PathLike)) or hasattr(given, "path"):
-        path = Path(getattr(given, "path", given)).expanduser().absolute()
+    if hasattr(given, "layout"):  # a training set: its own files, not those of its parts
+        return ParquetFiles(sorted(given.path.glob("*.parquet")))
+    if isinstance(given, (str, os.PathLike)):
+        path = Path(given).expanduser().absolute()
         found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not found or not all(one.is_file() for one in found):
             raise InvalidInput(f"{path} holds no Parquet to score.")

@@ -9,7 +9,8 @@
       ml/                      /opt/ml
         code/                  the entry script, as it was when the job was made
         input/config/          hyperparameters.json inputdataconfig.json resourceconfig.json
-        input/data/<channel>/  File: a copy; FastFile: a link to the files themselves
+        input/data/<channel>/  File: a copy; FastFile: links to the files themselves
+        input/data/<channel>_0 Pipe: a named pipe for each epoch, of a training set
         model/                 what it leaves here is the model
         checkpoints/           what it leaves here is there again when it is started again
         output/failure         why it failed, in its own words
@@ -37,13 +38,14 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import InvalidInput
 from featurestore.models.artefacts import ArtefactFile, digest_of, sha256
+from featurestore.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
-INPUT_MODES = ("File", "FastFile")
+INPUT_MODES = ("File", "FastFile", "Pipe")
 #: SageMaker's limit.
 PARAMS_MAX = 100
 
@@ -82,45 +84,54 @@ def fill_channel(folders: Folders, name: str, given: Any, mode: str) -> Record:
     if mode not in INPUT_MODES:
         raise InvalidInput(f"input_mode= is {mode!r}; give one of {', '.join(INPUT_MODES)}.")
     target = folders.data / name
+    if isinstance(given, TrainingSet):
+        return _fill_with_set(target, given, mode)
+    if mode == "Pipe":
+        raise InvalidInput(
+            f'The channel "{name}" is a {type(given).__name__}; a training set can be piped.'
+        )
     facts: Record = {"mode": mode}
-    if hasattr(given, "hash") and hasattr(given, "path"):
-        source = Path(given.path)
-        facts |= {
-            "training_set": {"name": given.name, "hash": given.hash},
-            "label": given.label,
-            "features": list(given.features),
-            "lookups": [lookup.to_json() for lookup in given.lookups],
-            "categories": {name: list(texts) for name, texts in given.categories.items()},
-            "fills": {c.name: c.fill for c in given.layout.features if c.fill is not None},
-        }
-    elif isinstance(given, (str, os.PathLike)):
+    if isinstance(given, (str, os.PathLike)):
         source = Path(given).expanduser().absolute()
         if not source.exists():
             raise InvalidInput(f'The channel "{name}" is {source}, which is not there.')
         facts |= {"path": str(source)}
+        if mode == "FastFile" and source.is_dir():
+            target.symlink_to(source, target_is_directory=True)
+        elif source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            _take([source], target, mode)
     else:
         target.mkdir(parents=True)
         _write_table(given, target / "part-0.parquet", name)
-        return {**facts, "sha256": _digest(target)}
-    if mode == "FastFile":
-        _link(source, target)
-    elif source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        target.mkdir(parents=True)
-        shutil.copy2(source, target / source.name)
-    if "training_set" not in facts:
-        facts["sha256"] = _digest(target)
-    return facts
+    return {**facts, "sha256": _digest(target)}
 
 
-def _link(source: Path, target: Path) -> None:
-    """Show the files themselves: nothing is copied, and the job is not to write there."""
-    if source.is_dir():
-        target.symlink_to(source, target_is_directory=True)
-    else:
-        target.mkdir(parents=True)
-        (target / source.name).symlink_to(source)
+def _fill_with_set(target: Path, given: TrainingSet, mode: str) -> Record:
+    """Put a training set's own files in place; those of its parts stay where they are."""
+    if mode != "Pipe":
+        _take([path for path in given.path.iterdir() if path.is_file()], target, mode)
+    return {
+        "mode": mode,
+        "source": str(given.path),
+        "training_set": {"name": given.name, "hash": given.hash},
+        "label": given.label,
+        "features": list(given.features),
+        "lookups": [lookup.to_json() for lookup in given.lookups],
+        "categories": {name: list(texts) for name, texts in given.categories.items()},
+        "fills": {c.name: c.fill for c in given.layout.features if c.fill is not None},
+    }
+
+
+def _take(paths: Sequence[Path], target: Path, mode: str) -> None:
+    """Copy files, or show them as they are; nobody is to write there then."""
+    target.mkdir(parents=True)
+    for path in paths:
+        if mode == "FastFile":
+            (target / path.name).symlink_to(path)
+        else:
+            shutil.copy2(path, target / path.name)
 
 
 def _digest(folder: Path) -> str:

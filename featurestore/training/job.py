@@ -153,6 +153,8 @@ def train(
     name: str | None = None,
     source_dir: str | Path | None = None,
     input_mode: str = "File",
+    pipe_format: str = "recordio",
+    shuffle_seed: int | None = None,
     metrics: Mapping[str, str] | None = None,
     evaluate: str | Path | None = None,
     spot: bool | SpotPlan = False,
@@ -185,8 +187,12 @@ def train(
         Unique; 1 to 63 letters, digits and ``-``.
     source_dir : path, optional
         A folder whose content goes along with the script, which is a path in it.
-    input_mode : {"File", "FastFile"}
-        Whether channels are copied, or shown as they are.
+    input_mode : {"File", "FastFile", "Pipe"}
+        Whether channels are copied, shown as they are, or (training sets) fed into named pipes.
+    pipe_format : {"recordio", "csv", "arrow", "libsvm"}
+        What is fed into pipes.
+    shuffle_seed : int, optional
+        Feed pipes in an order of this seed, another one in each epoch.
     metrics : mapping, optional
         Metric -> regular expression, matched with each line of the log: its first group is the
         value, a group named ``step`` the step.
@@ -235,6 +241,8 @@ def train(
     spec = {
         "params": params,
         "input_mode": input_mode,
+        "pipe_format": pipe_format,
+        "shuffle_seed": shuffle_seed,
         "patterns": _patterns(metrics, algorithm),
         "spot": None if spot is False else [list(plan.kill_at), plan.notice, plan.wait],
         "max_runtime_us": duration_us(max_runtime, what="max_runtime"),
@@ -247,6 +255,8 @@ def train(
         "experiment": experiment,
         "evaluate": "",
     }
+    if algorithm is not None and input_mode == "Pipe":
+        raise InvalidInput("An algorithm by name reads its rows more than once; use File.")
     job = Job(store, name)
     program = _program(entry, algorithm, source_dir)
     facts = {

@@ -20,6 +20,8 @@ from featurestore.jobs import process, records
 from featurestore.jobs.series import Series, final, read
 from featurestore.models.artefacts import ArtefactFile, digest_of, sha256
 from featurestore.storage import files
+from featurestore.training.pipe import Pipe
+from featurestore.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 #: How often wishes and limits are looked at.
 LOOK_SECONDS = 0.05
 _REASON_CHARS = 1024
+_PIPE_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -123,14 +126,24 @@ class Supervisor:
             self._end("Completed", records.COMPLETED, "")
 
     def _attempt(self, record: Record, attempt: int) -> tuple[Exit, _Ending | None]:
-        running = self._start(record["argv"], record, f"attempt-{attempt}")
-        started = time.monotonic()
-        try:
-            return self._until_it_ends(running, attempt, started)
-        except BaseException:
-            running.kill()
-            running.wait()
-            raise
+        with contextlib.ExitStack() as pipes:
+            for channel, facts in record["lineage"]["channels"].items():
+                if facts["mode"] == "Pipe":
+                    pipes.enter_context(self._pipe(channel, facts))
+            running = self._start(record["argv"], record, f"attempt-{attempt}")
+            try:
+                return self._until_it_ends(running, attempt, time.monotonic())
+            except BaseException:
+                running.kill()
+                running.wait()
+                raise
+
+    def _pipe(self, channel: str, facts: Record) -> Pipe:
+        """Return what feeds a channel's pipes: from its beginning, in each attempt."""
+        seed = self._spec["shuffle_seed"]
+        options = {"shuffle": False} if seed is None else {"seed": seed}
+        loader = TrainingSet.open(facts["source"]).loader(batch=_PIPE_ROWS, **options)
+        return Pipe(loader, self._folders.data, channel=channel, form=self._spec["pipe_format"])
 
     def _until_it_ends(
         self, running: process.Process, attempt: int, started: float

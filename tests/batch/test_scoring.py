@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 import featurestore as fs
 from featurestore import batch, models
 from featurestore.batch import blocks, pipeline
+from featurestore.batch import job as batch_job
 from featurestore.storage import seam
 
 ONNX = Path(__file__).parents[1] / "models" / "logistic.onnx"
@@ -101,6 +102,21 @@ def test_now_is_the_jobs_beginning_and_another_moment_may_be_given(world: fs.Fea
         np.testing.assert_array_equal(
             found["score"].to_numpy(), expected(world, timed, label_time="asked")
         )
+
+
+def test_a_job_says_how_far_it_has_come(
+    world: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_job, "TELL_SECONDS", 0.0)
+    seen: list[tuple[int, int]] = []
+
+    def look(rows: int) -> None:
+        seen.append((rows, batch.get(world, "one").record["rows"]))
+
+    batch.score(
+        world, "late", labels(), label_time="asked_at", unit_rows=20, name="one", progress=look
+    )
+    assert seen == [(20, 20), (40, 40), (50, 50)]
 
 
 def test_every_source_says_the_same(world: fs.FeatureStore, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import random
 import textwrap
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def predict_fn(rows, model):
         if row[0] == 888: time.sleep(600)
     return np.asarray(rows, np.float64).sum(axis=1)
 """
+
+
+@pytest.fixture
+def store(open_store: Callable[..., fs.FeatureStore]) -> fs.FeatureStore:
+    """Return an empty store at a clock that stands: captured records have its time."""
+    return open_store(clock=lambda: datetime(2013, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture

@@ -277,12 +277,13 @@ def test_versions_and_decisions_outlive_the_process(
         models.approve(again, "late:1", by="eva")
 
 
-def test_a_backup_has_the_models(
+def test_a_store_made_of_a_backup_has_the_models(
     store: fs.FeatureStore, open_store: Callable[..., fs.FeatureStore]
 ) -> None:
     models.register(store, "late", logistic())
     store.backup(store.path.parent / "copy")
-    copy = open_store("copy")
+    fs.restore(store.path.parent / "copy", store.path.parent / "again")
+    copy = open_store("again")
     assert models.versions(copy, "late") != []
     assert models.load(copy, "late").score(ROWS).shape == (300,)
 

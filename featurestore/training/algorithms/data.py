@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from featurestore.errors import InvalidInput, did_you_mean
+from featurestore.training.layout import SET_FILE
+from featurestore.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,23 +53,22 @@ def read_channels(label: str | None, *, is_supervised: bool) -> dict[str, Rows]:
     if "train" not in known:
         raise InvalidInput(f'There is no channel "train".{did_you_mean("train", known)}')
     found = {}
-    for name, facts in known.items():
+    for name in known:
         folder = Path(os.environ[f"SM_CHANNEL_{name.upper()}"]).resolve()
-        found[name] = read(folder, name, facts, label, is_supervised=is_supervised)
+        found[name] = read(folder, name, label, is_supervised=is_supervised)
     return found
 
 
-def read(
-    folder: Path, name: str, facts: dict[str, Any], label: str | None, *, is_supervised: bool
-) -> Rows:
+def read(folder: Path, name: str, label: str | None, *, is_supervised: bool) -> Rows:
     """Read one channel."""
+    if (folder / SET_FILE).exists():
+        return _read_set(TrainingSet.open(folder), name, label, is_supervised=is_supervised)
     parquet = sorted(folder.rglob("*.parquet"))
     texts = sorted(folder.rglob("*.csv"))
     if bool(parquet) == bool(texts):
         raise InvalidInput(f'The channel "{name}" has to hold Parquet files, or CSV files.')
     if parquet:
         table = pa.concat_tables([pq.read_table(path) for path in parquet])
-        label = label or facts.get("label")
     else:
         options = csv.ReadOptions(autogenerate_column_names=True)
         table = pa.concat_tables([csv.read_csv(path, options) for path in texts])
@@ -77,21 +78,33 @@ def read(
             f'The channel "{name}" has no column {label!r} for the label; its name is the '
             f"parameter label.{did_you_mean(str(label), table.column_names)}"
         )
-    features = facts.get("features") or [n for n in table.column_names if n != label]
-    fills = facts.get("fills", {})
-    columns = [_float32(table[n], n, name, fills.get(n, np.nan)) for n in features]
+    features = [n for n in table.column_names if n != label]
+    columns = [_float32(table[n], n, name) for n in features]
     labels = _float32(table[label], str(label), name) if is_supervised else None
     return Rows(np.column_stack(columns), labels, tuple(features))
 
 
-def _float32(
-    column: pa.ChunkedArray, name: str, channel: str, fill: float = np.nan
-) -> NDArray[np.float32]:
-    """Return a column as float32, with what stands for null."""
+def _read_set(
+    training_set: TrainingSet, name: str, label: str | None, *, is_supervised: bool
+) -> Rows:
+    """Read a training set, which knows its label and its columns."""
+    if is_supervised and label not in (None, training_set.label):
+        raise InvalidInput(
+            f'The label of the training set of the channel "{name}" is "{training_set.label}"; '
+            f'the parameter label says "{label}".'
+        )
+    rows, labels = training_set.to_numpy()
+    if is_supervised and labels is None:
+        raise InvalidInput(f'The training set of the channel "{name}" has no label.')
+    return Rows(rows, labels if is_supervised else None, training_set.features)
+
+
+def _float32(column: pa.ChunkedArray, name: str, channel: str) -> NDArray[np.float32]:
+    """Return a column as float32, NaN for null."""
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())
     try:
-        numbers = column.cast(pa.float64(), safe=False).fill_null(fill).combine_chunks()
+        numbers = column.cast(pa.float64(), safe=False).fill_null(np.nan).combine_chunks()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
         raise InvalidInput(
             f'The column "{name}" of the channel "{channel}" is {column.type}; an algorithm by '
