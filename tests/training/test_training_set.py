@@ -148,8 +148,10 @@ def test_bytes_are_the_same_after_a_year_of_changes(
     assert again.lineage["groups"][0]["files"] != lineage["groups"][0]["files"]
     filled.backup(tmp_path / "copy")
     with fs.open(tmp_path / "copy", upkeep=False) as copy:
-        rebuilt = request(copy, as_of=seq, name="elsewhere")
-        assert content(rebuilt) == before
+        assert content(training.describe_training_set(copy, "again")) == before
+        training.delete_training_set(copy, "again")
+        assert content(request(copy, as_of=seq, name="elsewhere")) == before
+    assert content(again) == before
 
 
 def test_a_time_means_the_commit_it_falls_in(open_store: Callable[..., fs.FeatureStore]) -> None:
