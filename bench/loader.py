@@ -85,15 +85,17 @@ def _make_set(run: Run, folder: Path) -> None:
     table = _table(run)
     at = pa.array(range(table.num_rows), pa.int64()).view(pa.timestamp("us", "UTC"))
     key = pa.array([0] * table.num_rows, pa.int8())
-    labels = table.append_column("event_time", at).append_column("k", key)
+    labels = table.drop_columns([FEATURES[-1]])
+    labels = labels.append_column("event_time", at).append_column("k", key)
     with fs.open(folder / "store") as store:
         store.create_feature_group(
             "g", record_identifier="k", event_time="t",
-            features={"k": "int8", "t": "timestamp", "unused": "float32"},
+            features={"k": "int8", "t": "timestamp", FEATURES[-1]: "float32"},
         )  # fmt: skip
+        store.put_record("g", {"k": 0, "t": "1970-01-01T00:00Z", FEATURES[-1]: 0.5})
         training.training_set(
-            store, "rows", labels=labels, label="label", features="g:unused",
-            from_labels=FEATURES,
+            store, "rows", labels=labels, label="label", features=f"g:{FEATURES[-1]}",
+            from_labels=FEATURES[:-1],
         )  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def _open(run: Run) -> Any:
 
 def _ours(run: Run, batch: int, **options: Any) -> Batches:
     for x, _ in _open(run).loader(batch=batch, **options):
-        yield x[:, : len(FEATURES)]
+        yield x
 
 
 def _rows(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:

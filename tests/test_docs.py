@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -58,7 +59,32 @@ def test_the_example_is_ten_lines() -> None:
 
 
 def test_every_python_block_of_the_readme_is_run() -> None:
-    assert len(EXAMPLES) == 3, "run the new block in a test too"
+    assert len(EXAMPLES) == 4, "run the new block in a test too"
+
+
+def test_the_example_of_a_training_set_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Model:
+        rows = 0
+
+        def partial_fit(self, x: Any, y: Any, classes: list[int]) -> None:
+            assert len(x) == len(y)
+            assert classes == [0, 1]
+            self.rows += len(x)
+
+    moments = ["2013-09-29T06:00Z", "2013-09-30T12:00Z", "2013-10-02T06:00Z"]
+    labels = {"origin": ["JFK"] * 3, "asked_at": moments, "late": [True, False, True]}
+    with fs.open(tmp_path / "store") as store:
+        store.create_feature_group(
+            "weather", record_identifier="origin", event_time="hour",
+            features={"origin": "string", "hour": "timestamp", "temp": "float64"},
+        )  # fmt: skip
+        store.put_record("weather", {"origin": "JFK", "hour": "2013-09-01T05:00Z", "temp": 39.0})
+        names = {"store": store, "labels": labels, "model": Model()}
+        exec(compile(example("ts.quality"), "README.md", "exec"), names)
+        assert names["model"].rows == 1  # type: ignore[attr-defined]
+        assert "late_flights:1: 3 rows" in capsys.readouterr().out
 
 
 def test_the_example_of_a_replica_runs(tmp_path: Path) -> None:

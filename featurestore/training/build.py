@@ -23,6 +23,7 @@ from featurestore.arrays import one_chunk
 from featurestore.engine import point_in_time
 from featurestore.engine.point_in_time.batches import Stretches
 from featurestore.storage import files, seam
+from featurestore.storage.parquet import WRITE_SEQ
 from featurestore.training import guards
 from featurestore.training.layout import LINEAGE_FILE, ROW_GROUP_ROWS
 from featurestore.training.profile import AUC_ROWS_MIN, Profile, feature_auc, target_of
@@ -231,7 +232,7 @@ def _group_lineage(snapshot: GroupSnapshot) -> dict[str, Any]:
         "name": group.name,
         "id": group.id,
         "schema_version": group.version,
-        "journal_rows": len(snapshot.tail_keys),
+        "journal_rows": pc.sum(pc.less_equal(snapshot.tail[WRITE_SEQ], snapshot.seq)).as_py() or 0,
         "files": [
             {"path": entry.path, "digest": entry.digest, "rows": entry.visible_rows}
             for entry in snapshot.files

@@ -247,7 +247,10 @@ class Loader:
 
     def again(self, **options: Any) -> Loader:
         """Return another loader of the same order, at the same place."""
-        same = {
+        return _again(self.training_set, {**self._options(), **options}, self.state_dict())
+
+    def _options(self) -> dict[str, Any]:
+        return {
             "batch": self.batch_size,
             "mode": self.mode,
             "shuffle": self._seed is not None,
@@ -259,9 +262,10 @@ class Loader:
             "prefetch": self._prefetch,
             "folder": self._folder,
         }
-        other = Loader(self.training_set, **{**same, **options})
-        other.load_state_dict(self.state_dict())
-        return other
+
+    def __reduce__(self) -> Any:
+        """Let other processes open the files themselves."""
+        return _again, (self.training_set, self._options(), self.state_dict())
 
     def part(self, worker: int, workers: int) -> Loader:
         """Return the loader of one worker, of so many, that go on together from where this is."""
@@ -285,10 +289,11 @@ class Loader:
         epoch = Epoch.of(self._stripes, self._window, self._seed, self._epoch)
         position = (self._next * self.workers + self.worker) * self.batch_size
         end = min(self._rows, self._batches * self.batch_size)
+        start = self._next_row  # which moves on while windows are made ahead
         for window in range(epoch.window_at(position), epoch.windows):
             first, last = (min(int(edge), end) for edge in epoch.edges[window : window + 2])
             before, after = self._mine_below(first), self._mine_below(last)
-            if after > max(before, self._next_row):
+            if after > max(before, start):
                 yield epoch, window, before, after
 
     @property
@@ -365,6 +370,13 @@ class Loader:
             batches = (epoch.edges[window] + np.arange(rows.size)) // self.batch_size
             rows = rows[batches % self.workers == self.worker]
         return rows
+
+
+def _again(training_set: TrainingSet, options: dict[str, Any], state: dict[str, Any]) -> Loader:
+    """Return a loader with such options that is where another was."""
+    loader = Loader(training_set, **options)
+    loader.load_state_dict(state)
+    return loader
 
 
 class _Blocks:

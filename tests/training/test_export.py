@@ -96,7 +96,7 @@ def test_libsvm_is_read_by_scikit_learn(ts: training.TrainingSet, tmp_path: Path
     x_read, y_read = load_svmlight_file(str(ts.export(tmp_path / "train.libsvm", "libsvm")))
     x, y = ts.to_numpy()
     np.testing.assert_array_equal(y_read, y)
-    np.testing.assert_array_equal(x_read.toarray(), np.nan_to_num(x))
+    np.testing.assert_array_equal(x_read.toarray().astype(np.float32), np.nan_to_num(x))
     stored = np.diff(x_read.indptr)  # a zero is there, what is missing is not
     np.testing.assert_array_equal(stored, (~np.isnan(x)).sum(axis=1))
 

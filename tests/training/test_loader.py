@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import threading
 from itertools import chain
 from pathlib import Path
@@ -219,6 +220,14 @@ def test_a_state_goes_on_in_the_middle_of_an_epoch_and_into_the_next(
     other = ts.loader(batch=3000)
     other.load_state_dict(state)
     assert seen + rows_of(other) + rows_of(other) == everything
+
+
+def test_a_loader_is_sent_to_another_process_with_its_place(ts: training.TrainingSet) -> None:
+    loader = ts.loader(batch=9000, seed=5, epoch=1)
+    going = iter(loader)
+    next(going)
+    sent = pickle.loads(pickle.dumps(loader))
+    assert rows_of(sent) == [x[:, 0].astype(np.int64).tolist() for x, _ in going]
 
 
 def test_a_state_of_another_order_is_refused(
