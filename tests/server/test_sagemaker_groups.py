@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -532,6 +533,28 @@ def test_tags_added_at_once_are_all_there(world: World) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(24)))
     assert len(world.client.list_tags(ResourceArn=arn)["Tags"]) == 24
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["AWS_ENDPOINT_URL"],
+        ["AWS_ENDPOINT_URL_SAGEMAKER", "AWS_ENDPOINT_URL_SAGEMAKER_FEATURESTORE_RUNTIME"],
+    ],
+)
+def test_the_environment_is_enough(
+    world: World, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    world.create()
+    for name in names:
+        monkeypatch.setenv(name, world.url)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    session = boto3.Session(region_name="us-east-1")
+    listed = session.client("sagemaker").list_feature_groups()["FeatureGroupSummaries"]
+    assert listed[0]["FeatureGroupArn"] == ARN.replace("eu-west-1", "us-east-1") + "weather"
+    runtime = session.client("sagemaker-featurestore-runtime")
+    assert runtime.list_records(FeatureGroupName="weather")["RecordIdentifiers"] == []
 
 
 # ── other doors, other callers ───────────────────────────────────────────────────────────────
