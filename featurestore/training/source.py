@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _WIDTH_BITS = {FLOAT32: 32, FLOAT64: 64, INT32: 32, INT64S: 64, BITS: 1}
 #: Pages of mapped files count as memory of the process, until it says that it is done with them.
-_KEPT_BYTES = 48 << 20
+_KEPT_BYTES = 128 << 20
 
 
 class Source:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +23,6 @@ from featurestore.training import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -149,7 +152,8 @@ def test_bytes_are_the_same_after_a_year_of_changes(
     assert content(again) == before
     assert again.lineage["groups"][0]["files"] != lineage["groups"][0]["files"]
     filled.backup(tmp_path / "copy")
-    with fs.open(tmp_path / "copy", upkeep=False) as copy:
+    fs.restore(tmp_path / "copy", tmp_path / "restored")
+    with fs.open(tmp_path / "restored", upkeep=False) as copy:
         assert content(training.describe_training_set(copy, "again")) == before
         training.delete_training_set(copy, "again")
         assert content(request(copy, as_of=seq, name="elsewhere")) == before
@@ -450,3 +454,34 @@ def test_aucs_are_those_of_scikit_learn(rows: int) -> None:
     target[:2] = True, False
     values = np.round(random.normal(size=rows) + target, 1)
     assert auc(values, target) == pytest.approx(roc_auc_score(target, values))
+
+
+# ── killed ───────────────────────────────────────────────────────────────────────────────────
+
+MAKE = """
+import sys
+import featurestore as fs
+sys.path.insert(0, sys.argv[2])
+from tests.training.test_training_set import request
+with fs.open(sys.argv[1], upkeep=False) as store:
+    request(store)
+"""
+
+
+@pytest.mark.parametrize("fault", ["write:kill:2", "rename:kill:1", "rename:kill_after:1"])
+def test_who_is_killed_while_making_a_set_leaves_one_that_can_be_made(
+    filled: fs.FeatureStore, fault: str
+) -> None:
+    root = str(Path(__file__).parents[2])
+    killed = subprocess.run(
+        [sys.executable, "-c", MAKE, str(filled.path), root],
+        env={**os.environ, "FEATURESTORE_FAULT": fault, "PYTHONPATH": root},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert training.list_training_sets(filled) == []
+    made = request(filled)
+    assert made.verify() == []
+    assert made.id == "late:1"
+    assert [path.name for path in (filled.path / "sets").iterdir()] == [made.hash]
