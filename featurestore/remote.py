@@ -679,6 +679,19 @@ class RemoteStore:
             "of the store."
         )
 
+    def erase(self, name: str, key: Any) -> Any:
+        """Refuse: an erasure is made where the store, its backups and its readers are known."""
+        del key  # nobody else's to know
+        raise InvalidInput(
+            f'"{name}" is not erased from over HTTP. Run `featurestore erase` on the machine of '
+            "the store; it may be in use."
+        )
+
+    def scrub(self, *, progress: Callable[[int, int], object] | None = None) -> list[Any]:
+        """Refuse: every byte is read where it lies."""
+        del progress
+        raise InvalidInput("Run `featurestore scrub` on the machine of the store.")
+
     def _job(
         self, path: str, query: list[tuple[str, str]], progress: Callable[[int], object] | None
     ) -> dict[str, Any]:

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +117,7 @@ def _wait_for_others(database: Database) -> list[files.FileLock]:
     for name in ("flush", "compact"):
         lock = files.FileLock.try_acquire(database.locks / name)
         while lock is None and seam.monotonic() < until:
-            time.sleep(0.01)
+            seam.sleep(0.01)
             lock = files.FileLock.try_acquire(database.locks / name)
         if lock is not None:
             locks.append(lock)

@@ -13,8 +13,8 @@
 other page it says nothing, and the column is decoded by pyarrow.  Who takes some values of a mapped
 file so reads those memory pages only, and decodes nothing.
 
-A checksum covers a whole page, and is not computed here: that would mean to read all of it.  The
-files' digests are what ``featurestore verify`` checks.
+A checksum covers a whole page, and is not computed here: that would mean to read all of it each
+time.  The file as a whole was held to its digest when it was opened (``parquet.require_sound``).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from featurestore import errors, wire
 from featurestore.engine.plan import Plan
 from featurestore.engine.reader import latest_table, require_online
 from featurestore.errors import FeatureStoreError, InvalidQuery, StoreBusy, did_you_mean
+from featurestore.storage.parquet import require_sound
 from featurestore_server.answers import arrow_stream
 from featurestore_server.sql_process import receive, send
 
@@ -251,6 +252,9 @@ class SqlPool:
         wanted = {exact[name] for name in names if name.lower() in latest}
         now_us = self._door.now_us()
         found = pinned.enter_context(database.snapshot(set(exact.values()), with_latest=wanted))
+        for snapshot in found.values():
+            for entry in snapshot.files:
+                require_sound(snapshot.root, entry)
         groups = {
             name: _facts(found[group], latest=group in wanted) for name, group in exact.items()
         }
