@@ -62,6 +62,9 @@ class FileEntry:
         Size of the file.
     digest : str
         First 128 bits of the SHA-256 of the file's bytes.
+    witness : tuple of int
+        Inode, size and time of the last change, as the file system had them when it was written:
+        while they are the same nobody has written to the file.
     window : int
         Cells only: the index of the event-time window.
     request : str
@@ -93,6 +96,7 @@ class FileEntry:
     request: str = ""
     removed_at_us: int = 0
     removed_version: int = 0
+    witness: tuple[int, ...] = ()
 
     @property
     def path(self) -> str:
@@ -110,6 +114,7 @@ class FileEntry:
         fields = unseal(key, row, f"The manifest row of {place}")
         try:
             fields["slices"] = tuple(tuple(s) for s in fields["slices"])
+            fields["witness"] = tuple(fields.get("witness", ()))
             return cls(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptStore(f"The manifest row of {place} is unreadable: {error}.") from error

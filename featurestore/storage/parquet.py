@@ -13,7 +13,9 @@ stretch begins, and :func:`read_history` adds it.  Nobody above this module sees
 How each column is encoded is decided for each file, by what a sample of it weighs (``layout``).
 A file is described once, when it is written (:func:`describe`), and never changes afterwards.
 Page checksums are written and checked on every read through here; the manifest keeps size and
-digest of the whole.
+digest of the whole.  A file that the file system says nobody has touched since it was written is
+read at once; any other is held to its digest first, once in a process (:func:`require_sound`, 0.6 s
+for a GB).  Bits that rot under a file system are found by `scrub`, which reads them all.
 """
 
 from __future__ import annotations
@@ -203,9 +205,36 @@ def entry_of(
         kind=kind,
         size_bytes=files.size(path),
         digest=files.digest(path),
+        witness=files.witness(path),
         schema_version=group.version,
         **fields,
     )
+
+
+#: The files that this process has read whole and found sound, though somebody touched them.
+_sound: set[tuple[tuple[int, ...], str]] = set()
+
+
+def require_sound(root: Path, entry: FileEntry) -> None:
+    """Hold a file that was touched to its digest, before anything in it is believed.
+
+    DuckDB looks at no checksum, and where values are taken out of the mapped file nobody does; the
+    footer has none at all.
+
+    Raises
+    ------
+    CorruptStore
+        It is missing or damaged.
+    """
+    path = root / entry.path
+    with _reading(entry):
+        witness = files.witness(path)
+        seen = (witness, entry.digest)
+        if witness == entry.witness or seen in _sound:
+            return
+        if files.digest(path) != entry.digest:
+            raise pa.ArrowInvalid("its bytes are not those that were written")
+    _sound.add(seen)
 
 
 def as_int64(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -290,6 +319,7 @@ class HistoryFile:
         self._path = root / entry.path
         self._file: pq.ParquetFile | None = None
         self._plain: dict[tuple[str, ...], tuple[Int64, Int64]] = {}
+        require_sound(root, entry)
         with _reading(entry):
             self._pages = Pages(self._path)
         if self._pages.rows != entry.rows:
