@@ -121,16 +121,19 @@ def _scrub_file(
     database: Database, entry: manifest.FileEntry, findings: Findings, progress: _Progress
 ) -> None:
     path = database.root / entry.path
-    size = files.size(path)
-    if size != entry.size_bytes:
-        found = "is not there" if size < 0 else f"has {size:,} bytes"
-        sentence = f"it {found}; the manifest says {entry.size_bytes:,} bytes."
-        findings.fault(entry.path, "missing" if size < 0 else "size", sentence)
+    try:
+        size = files.size(path)
+        if size != entry.size_bytes:
+            sentence = f"it has {size:,} bytes; the manifest says {entry.size_bytes:,} bytes."
+            findings.fault(entry.path, "size", sentence)
+            progress(entry.size_bytes)
+            return
+        sound = files.digest(path, progress) == entry.digest
+    except FileNotFoundError:
+        findings.fault(entry.path, "missing", "it is listed in the manifest but not there.")
         progress(entry.size_bytes)
         return
-    try:
-        sound = files.digest(path, progress) == entry.digest
-    except OSError as error:
+    except (OSError, FeatureStoreError) as error:
         findings.fault(entry.path, "unreadable", str(error))
         return
     if not sound:
