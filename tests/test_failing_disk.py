@@ -138,5 +138,5 @@ def test_a_backup_that_finds_no_room_says_so(full: fs.FeatureStore, tmp_path: Pa
     with failing("copy_engine", "enospc"), pytest.raises(fs.StoreFull):
         full.backup(tmp_path / "copy")
     full.backup(tmp_path / "another")
-    with fs.open(tmp_path / "another", upkeep=False) as copy:
+    with fs.open(tmp_path / "another", read_only=True) as copy:
         assert copy.verify() == []

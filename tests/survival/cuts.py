@@ -143,7 +143,8 @@ def strict(seed: int, plant: str | None = None) -> tuple[int, int]:
         for _ in range(CUTS_OF_A_STORE):
             for role in ("write", "write", "load", "tidy"):
                 world.begin(role)
-            time.sleep(chance.uniform(0.1, 1.0))
+            world.until_told()
+            time.sleep(chance.uniform(0.0, 1.0))
             disk.cut()
             world.end()
             disk.come_back()
@@ -162,6 +163,14 @@ class _World(kills.World):
     def store(self) -> Path:
         """The store's folder."""
         return self._at
+
+    def until_told(self) -> None:
+        """Wait until one of those who live was told that something is done, or all are gone."""
+        while any(process.is_alive() for _, process, _ in self.living):
+            logs = [log for _, _, log in self.living if log.exists()]
+            if any(b'"acknowledged"' in log.read_bytes() for log in logs):
+                return
+            time.sleep(0.01)
 
     def end(self) -> None:
         """End everybody; most have met an error of the disk by now."""

@@ -24,7 +24,7 @@ hash-is-key        equal hash is not equal key           nine keys of four hashe
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featurestore.engine import compactor, flusher, staging, writer
@@ -34,12 +34,11 @@ from featurestore.storage import environment, files, journal, latest, manifest, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-VARIABLE = "FEATURESTORE_TEST_PLANT"
+    #: What is patched: owner, attribute, and what takes its place.
+    Patches = list[tuple[Any, str, Any]]
 
-Patch = "list[tuple[Any, str, Any]]"
 
-
-def _no_fsync() -> list[tuple[Any, str, Any]]:
+def _no_fsync() -> Patches:
     connect = environment.Environment._connect
     return [
         (environment.Environment, "_connect", lambda self, **_: connect(self, sync=False)),
@@ -47,11 +46,11 @@ def _no_fsync() -> list[tuple[Any, str, Any]]:
     ]
 
 
-def _unsynced_file() -> list[tuple[Any, str, Any]]:
+def _unsynced_file() -> Patches:
     return [(files, "_sync", lambda *_: None)]
 
 
-def _two_transactions() -> list[tuple[Any, str, Any]]:
+def _two_transactions() -> Patches:
     """Write history in a transaction of its own, right after that of the online record."""
     held: list[tuple[int, int, bytes, bytes]] = []
     commit_jobs = writer.Writer._commit
@@ -70,7 +69,7 @@ def _two_transactions() -> list[tuple[Any, str, Any]]:
     return [(Commit, "journal", hold), (writer.Writer, "_commit", then_history)]
 
 
-def _late_wins() -> list[tuple[Any, str, Any]]:
+def _late_wins() -> Patches:
     apply = writer.apply
 
     def last_wins(commit: Commit, put: Put) -> Outcome:
@@ -83,7 +82,7 @@ def _late_wins() -> list[tuple[Any, str, Any]]:
     return [(writer, "apply", last_wins)]
 
 
-def _half_batch() -> list[tuple[Any, str, Any]]:
+def _half_batch() -> Patches:
     """Commit the records of a write one by one."""
     from featurestore.engine.database import Database
 
@@ -106,9 +105,7 @@ def _half_batch() -> list[tuple[Any, str, Any]]:
     return [(Database, "apply", by_halves)]
 
 
-def _no_flusher_guard() -> list[tuple[Any, str, Any]]:
-    from dataclasses import replace
-
+def _no_flusher_guard() -> Patches:
     def commit(commit: Commit, entry: Any, drained_seq: int, last_seq: int) -> bool:  # noqa: ARG001
         env, txn = commit.env, commit.txn
         manifest.list_file(env, txn, entry)
@@ -120,27 +117,27 @@ def _no_flusher_guard() -> list[tuple[Any, str, Any]]:
     return [(flusher, "_commit", commit)]
 
 
-def _no_swap_guard() -> list[tuple[Any, str, Any]]:
-    from dataclasses import replace
+def _no_swap_guard() -> Patches:
+    """Swap the files whether the inputs are still listed or not."""
 
-    def commit(commit: Commit, inputs: Any, outputs: Any, windows: Any) -> bool:
+    def commit(self: compactor._Work, commit: Commit) -> bool:
         env, txn = commit.env, commit.txn
-        for entry in inputs:
+        for entry in self.inputs:
             manifest.unlist(env, txn, entry, commit.write_time_us)
-        for entry in outputs:
+        for entry in self.outputs:
             manifest.list_file(env, txn, entry)
-        state = manifest.state(env, txn, outputs[0].group_id)
-        manifest.put_state(env, txn, outputs[0].group_id, replace(state, windows=windows))
+        state = manifest.state(env, txn, self.group.id)
+        manifest.put_state(env, txn, self.group.id, replace(state, windows=self.windows))
         return True
 
-    return [(compactor, "_commit", commit)]
+    return [(compactor._Work, "_commit", commit)]
 
 
-def _no_turn() -> list[tuple[Any, str, Any]]:
+def _no_turn() -> Patches:
     return [(staging._Slices, "_require_turn", lambda *_: None)]
 
 
-def _wrong_tombstone() -> list[tuple[Any, str, Any]]:
+def _wrong_tombstone() -> Patches:
     """Let a delete win over what is there, whatever its event time."""
     apply = writer.apply
 
@@ -154,7 +151,7 @@ def _wrong_tombstone() -> list[tuple[Any, str, Any]]:
     return [(writer, "apply", delete_wins)]
 
 
-def _ttl_off_by_one() -> list[tuple[Any, str, Any]]:
+def _ttl_off_by_one() -> Patches:
     """Let a record live at the moment it expires."""
     from featurestore.engine import reader
 
@@ -162,7 +159,7 @@ def _ttl_off_by_one() -> list[tuple[Any, str, Any]]:
     return [(reader, "status_of", lambda header, clock_us: status_of(header, clock_us - 1))]
 
 
-def _hash_is_key() -> list[tuple[Any, str, Any]]:
+def _hash_is_key() -> Patches:
     """Latest records are looked up by hash alone."""
     from featurestore.encoding import keys
 
@@ -172,7 +169,7 @@ def _hash_is_key() -> list[tuple[Any, str, Any]]:
     return [(keys.KeyHash, "lmdb_key", lmdb_key)]
 
 
-def _stale_read() -> list[tuple[Any, str, Any]]:
+def _stale_read() -> Patches:
     """Answer every other lookup with what was seen before."""
     from featurestore.store import FeatureStore
 
@@ -188,11 +185,11 @@ def _stale_read() -> list[tuple[Any, str, Any]]:
     return [(FeatureStore, "get_record", remembered)]
 
 
-def _retry_counts() -> list[tuple[Any, str, Any]]:
+def _retry_counts() -> Patches:
     return [(requests, "find", lambda *_: None)]
 
 
-PLANTS: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
+PLANTS: dict[str, Callable[[], Patches]] = {
     "no-fsync": _no_fsync,
     "unsynced-file": _unsynced_file,
     "two-transactions": _two_transactions,
@@ -212,8 +209,5 @@ PLANTS: dict[str, Callable[[], list[tuple[Any, str, Any]]]] = {
 def sow(name: str) -> None:
     """Break a promise in this process, for good."""
     for owner, attribute, broken in PLANTS[name]():
+        assert hasattr(owner, attribute), f"{name} is planted in what is not there: {attribute}"
         setattr(owner, attribute, broken)
-
-
-if VARIABLE in os.environ:
-    sow(os.environ[VARIABLE])

@@ -180,14 +180,14 @@ def lived_small() -> Iterator[None]:
         seam.monotonic, seam.perf_counter = clocks
 
 
-def opened(path: Path) -> fs.FeatureStore:
+def opened(path: Path, *, read_only: bool = False) -> fs.FeatureStore:
     """Open the store; its clock stands still, and nothing is done but what the life does.
 
     Every store hashes keys alike, so that two lives are alike to the last file.
     """
     seam.random_bytes = random.Random(7).randbytes
     try:
-        return fs.open(path, clock=lambda: START + DAY, upkeep=False)
+        return fs.open(path, clock=lambda: START + DAY, upkeep=False, read_only=read_only)
     finally:
         seam.random_bytes = os.urandom
 
@@ -445,7 +445,7 @@ def _nothing_is_left(path: Path, book: Book) -> None:
     listed = plain.contents(path).listed
     _require(there == listed, f"nobody's files: {sorted(there ^ listed)[:5]}")
     copies = sorted((path.parent / "copies").iterdir(), key=lambda p: int(p.name))
-    with opened(copies[-1]) as copy:
+    with opened(copies[-1], read_only=True) as copy:
         _require(not (f := copy.verify()), f"the backup: {f[:3]}")
         rows = _rows(copy)
     _require(all(rows[g] <= book.end[1][g] for g in rows), "the backup holds what never was")
