@@ -18,6 +18,7 @@ from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from skops.io.exceptions import UntrustedTypesFoundException
 
 from featurestore.errors import InvalidInput
 
@@ -56,14 +57,16 @@ def load(data: bytes, trusted: Sequence[str]) -> Any:
     InvalidInput
         When it is made of types that nobody trusts.
     """
-    allowed = {*INSIDE, *trusted}
-    strange = [name for name in skops.get_untrusted_types(data=data) if name not in allowed]
-    if strange:
+    allowed = sorted({*INSIDE, *trusted})
+    try:
+        return skops.loads(data, trusted=allowed)
+    except UntrustedTypesFoundException as error:
+        found = skops.get_untrusted_types(data=data)
+        strange = ", ".join(name for name in found if name not in allowed)
         raise InvalidInput(
-            f"The model is made of types that may run code when it is loaded: "
-            f"{', '.join(strange)}. If you know them, name them as trusted= when registering it."
-        )
-    return skops.loads(data, trusted=sorted(allowed))
+            f"The model is made of types that may run code when it is loaded: {strange}. If you "
+            "know them, name them as trusted= when registering it."
+        ) from error
 
 
 def scorer(native: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
