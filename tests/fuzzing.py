@@ -14,7 +14,8 @@ journal      entries, and the records in them
 manifest     rows of files, groups, states, definitions, views, consumers, counters, commits,
              requests: once as they are, once with the checksum they should have
 time         event times and durations as text, with and without zones and units
-page         headers of Parquet pages, as ``storage.pages`` reads them
+page         headers, dictionaries and runs of Parquet pages, as ``storage.pages`` reads them
+footer       footers of Parquet files
 ===========  ======================================================================================
 
 atheris watches which branches are taken and changes the bytes to take others.  What it finds worth
@@ -179,18 +180,49 @@ def _number(text: str) -> Any:
 
 
 def page(data: bytes) -> None:
-    """Read the header of a Parquet page."""
+    """Read a Parquet page as a plain one, and as a dictionary with the codes that follow it."""
     from featurestore.kernels import parquet
 
     memory, chunk = np.frombuffer(data, np.uint8), np.full(parquet.CHUNK_FIELDS, -1)
     chunk[[parquet.CODEC, parquet.NULLS]] = 0
     chunk[[parquet.VALUES, parquet.DATA_PAGE, parquet.SIZE]] = 8, 4, max(0, len(data) - 4)
     for optional in (0, 1):
-        try:
-            start, end = parquet.plain_page(memory, chunk, optional, 8)
-        except ValueError:
-            continue
+        start, end = refused(parquet.plain_page, memory, chunk, optional, 8, error=ValueError) or (
+            -1,
+            -1,
+        )
         assert start == end == -1 or 0 <= start <= len(data) == end
+    chunk[parquet.DICTIONARY_PAGE] = 4
+    found = refused(parquet.dictionary_page, memory, chunk, 8, error=ValueError) or (-1, -1, -1)
+    start, end, distinct = found
+    assert found == (-1, -1, -1) or (0 <= start <= end <= len(data) and distinct <= end - start)
+    starts, codes = np.zeros(8, np.int64), np.zeros(8, np.int64)
+    for optional in (0, 1):
+        chunk[parquet.DATA_PAGE] = max(end, 5)
+        runs = refused(
+            parquet.dictionary_runs, memory, chunk, optional, 8, 3, starts, codes, error=ValueError
+        )
+        if runs is not None and runs > 0:
+            assert runs <= 8
+            assert starts[:runs].tolist() == sorted(set(starts[:runs].tolist()))
+            assert ((codes[:runs] >= 0) & (codes[:runs] < 3)).all()
+
+
+def footer(data: bytes) -> None:
+    """Read the footer of a Parquet file; nothing is believed of what it says."""
+    from featurestore.kernels import parquet
+
+    footer = np.frombuffer(data, np.uint8)
+    shape = refused(parquet.footer_shape, footer, error=ValueError)
+    if shape is not None:
+        _, groups, width = shape
+        tables = (
+            np.zeros((width, parquet.COLUMN_FIELDS), np.int64),
+            np.zeros((groups, width, parquet.CHUNK_FIELDS), np.int64),
+        )
+        refused(parquet.read_footer, footer, np.zeros(groups, np.int64), *tables, error=ValueError)
+        for at, size, _ in tables[0].tolist():
+            assert size < 0 or 0 <= at <= at + size <= len(data)
 
 
 def refused(read: Callable[..., Any], *given: Any, error: type[Exception], **how: Any) -> Any:
@@ -208,6 +240,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "manifest": row,
     "time": time,
     "page": page,
+    "footer": footer,
 }
 
 
@@ -251,7 +284,7 @@ def _engine(target: str, arguments: list[str]) -> int:
     import atheris
 
     parsers = [values, columns, keys, journal, manifest, catalog, consumers, commits, requests]
-    parsers += [*(sys.modules[known.__module__] for known in (to_us, define, FeatureView))]
+    parsers += [sys.modules[known.__module__] for known in (to_us, define, FeatureView)]
     for function in {f for module in parsers for f in _functions(module)}:
         atheris.instrument_func(function)
     # The engine starts itself again to cut a corpus down, through a shell.

@@ -216,14 +216,13 @@ def _put_down(best: npt.NDArray[np.void], at: int, event_us: int, seq: int, row:
     """Let a row be the best of a label, unless that has a newer one.
 
     Of two rows with the same seq, which then is their whole chunk's, the later to come is newer.
+    No branch: which row is newer cannot be foreseen, and to write three numbers costs less.
     """
-    now = best[at]
-    if (
-        now["row"] == NO_ROW
-        or event_us > now["event_time_us"]
-        or (event_us == now["event_time_us"] and seq >= now["seq"])
-    ):
-        best[at]["event_time_us"], best[at]["seq"], best[at]["row"] = event_us, seq, row
+    now_us, now_seq, now_row = best[at]["event_time_us"], best[at]["seq"], best[at]["row"]
+    newer = (now_row == NO_ROW) | (event_us > now_us) | ((event_us == now_us) & (seq >= now_seq))
+    best[at]["event_time_us"] = event_us if newer else now_us
+    best[at]["seq"] = seq if newer else now_seq
+    best[at]["row"] = row if newer else now_row
 
 
 @kernel(INT64_READ, INT64, INT64, INT64, returns=INT64)
@@ -532,8 +531,7 @@ def asof_runs(
             raise ValueError("a run of history is out of range")
         if event_us[low] > INT64_MAX - delay_us:  # beyond it a row is never known
             continue
-        end = starts[code + 1]
-        first = _first_known(label_us, starts[code], end, event_us[low] + delay_us)
+        first, end = starts[code], starts[code + 1]
         if _FEW * (high - low) < end - first:
             # To go through all labels for a few rows would cost more than to put those down.
             put_down = True
@@ -547,7 +545,7 @@ def asof_runs(
                 _put_down(best, first, event_us[row], row_seq, row_first + row)
             continue
         row = low  # the last known row of the labels so far, and the first that may be known next
-        for i in range(first, end):
+        for i in range(_first_known(label_us, first, end, event_us[low] + delay_us), end):
             # Cannot wrap: the label is not before the first row's event time plus the delay.
             row = _last_upto(event_us, row, high, label_us[i] - delay_us)
             row_seq = seq[row] if seq.size > 0 else seq_of_all

@@ -186,6 +186,8 @@ def footer_shape(footer: Bytes) -> tuple[int, int, int]:
         else:
             at = _skip(footer, at, kind, 0)
         number, kind, at = _field(footer, at, number)
+    if groups * columns > footer.size:  # every chunk takes some bytes
+        raise ValueError("a footer is shorter than its tables")
     return rows, groups, columns
 
 
@@ -410,6 +412,8 @@ def plain_page(memory: Bytes, chunk: Int64, optional: int, rows: int) -> tuple[i
     levels = 0
     if optional == 1:
         levels = 4 + _size(memory, at) if size >= 4 else size
+    if levels > size:
+        return -1, -1
     return at + levels, at + size
 
 

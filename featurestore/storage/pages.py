@@ -84,7 +84,7 @@ class Pages:
         """The number of each column that is not nested."""
         text = self._footer.tobytes()
         return {
-            text[at : at + size].decode(): number
+            text[at : at + size].decode(errors="replace"): number
             for number, (at, size, _) in enumerate(self._columns.tolist())
             if size >= 0
         }

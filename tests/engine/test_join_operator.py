@@ -281,6 +281,28 @@ def test_every_answer_is_explained(
         )
 
 
+# ── views, and groups that do not change ─────────────────────────────────────────────────────
+
+
+def test_a_static_group_beside_another_in_a_view(weather: fs.FeatureStore) -> None:
+    """What never changes is known from its one event time on, however long ago that was."""
+    weather.create_feature_group(
+        "planes", record_identifier="tailnum", event_time="built",
+        features={"tailnum": "string", "built": "timestamp", "seats": "int64"},
+    )  # fmt: skip
+    for year, tailnum in ((1901, "N1"), (1969, "N2"), (1971, "N3")):
+        built = datetime(year, 1, 1, tzinfo=UTC)
+        weather.put_record("planes", {"tailnum": tailnum, "built": built, "seats": year - 1900})
+    weather.create_feature_view("flights", ["weather:temp", "planes:seats"])
+    labels = labels_at(*[("JFK", 3_000_000)] * 5)
+    labels = labels.append_column("tailnum", pa.array(["N1", "N2", "N3", "N4", None]))
+    for chore in (weather.flush, weather.compact, lambda: None):
+        answer = weather.point_in_time(labels, "flights")
+        assert answer["temp"].to_pylist() == [3] * 5
+        assert answer["seats"].to_pylist() == [1, 69, None, None, None]
+        chore()
+
+
 # ── streams ──────────────────────────────────────────────────────────────────────────────────
 
 

@@ -42,7 +42,7 @@ _INT64 = np.iinfo(np.int64)
 _HASHED_KEYS_A_ROW_GROUP = 8
 
 # So few rows are decoded faster than they are looked for.
-_WHOLE_ROWS = 4096
+_WHOLE_ROWS = 64
 
 # A long tail is looked at in parts: memory that was used is faster than memory that is new.
 _TAIL_ROWS = 1 << 20
