@@ -1134,6 +1134,21 @@ class FeatureStore:
 
         return verify(self._database, erasures)
 
+    def scrub(self, *, progress: Callable[[int, int], object] | None = None) -> list[Fault]:
+        """Read every byte of the store and hold it to its checksum; returns the faults.
+
+        Cheaper than :meth:`verify`, which looks for sense: disks rot slowly, so once a week is
+        often.  May run beside everything else.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called now and then with the bytes read, and those there are.
+        """
+        from featurestore.engine.verify.scrub import scrub
+
+        return scrub(self._database, progress)
+
     def stat(self) -> dict[str, Any]:
         """Return sizes and counts: what is where, how fresh, and who keeps it in order.
 

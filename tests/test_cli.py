@@ -78,7 +78,10 @@ def test_without_a_command_it_shows_the_commands(shell: Callable[..., Result]) -
 
 
 def test_the_commands_are_the_ones_promised() -> None:
-    promised = "compact demo describe flush get groups ingest keys serve sql stat verify"
+    promised = (
+        "backup compact demo describe erase flush get groups ingest keys monitor restore retention "
+        "scrub serve sql stat verify"
+    )
     assert promised.split() == COMMANDS
 
 
@@ -373,7 +376,25 @@ def test_verify_finds_a_fault_and_says_so(shell: Callable[..., Result], weather:
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
     assert file.name in shell("verify", code=1).stdout
+    assert file.name in shell("scrub", code=1).stdout
     assert len(json.loads(shell("verify", "--json", code=1).stdout)) >= 1
+
+
+@pytest.mark.usefixtures("weather")
+def test_what_keeps_a_store(shell: Callable[..., Result]) -> None:
+    shell("flush")
+    assert "1 file" in shell("backup", "monday").stdout
+    assert "1 file" in shell("backup", "tuesday", "--since", "monday").stdout
+    facts = json.loads(shell("erase", "weather", "JFK", "--json").stdout)
+    assert (facts["records"], facts["online"], facts["waiting"]) == (2, True, [])
+    assert shell("get", "weather", "JFK", "--json").stdout.strip() == "null"
+    shell("restore", "tuesday", "--store", "again")
+    assert json.loads(shell("get", "weather", "JFK", "--json", "--store", "again").stdout)
+    assert "sound" in shell("scrub", "--store", "again").stdout
+    assert "12w6d" in shell("retention", "weather", "90d").stdout
+    assert "12w6d" in shell("describe", "weather").stdout
+    assert "all history" in shell("retention", "weather", "none").stdout
+    assert "no backup" in shell("restore", "store", "--store", "new", code=2).output
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────

@@ -194,6 +194,7 @@ def describe(name: GroupName, store: StorePath = DEFAULT_STORE, as_json: AsJson 
         "stores": ", ".join(stores),
         "ttl": duration_text(group.ttl_us),
         "max future": duration_text(group.max_future_us, none="unlimited"),
+        "retention": duration_text(group.retention_us, none="unlimited"),
     }
     out.print(Text(group.name, style="bold"))
     out.print(pairs_table((name, text) for name, text in settings.items() if text))
@@ -435,7 +436,7 @@ def flush(name: OptionalGroupName = None, store: StorePath = DEFAULT_STORE) -> N
 
 @app.command(epilog=examples("featurestore compact", "featurestore compact weather"))
 def compact(name: OptionalGroupName = None, store: StorePath = DEFAULT_STORE) -> None:
-    """Rewrite small files as larger, sorted ones; no version of any record is dropped."""
+    """Rewrite small files as larger, sorted ones, and drop what is beyond a group's retention."""
     with fs.open(store) as opened, progress_bar("compact", None) as advance:
         rows = opened.compact(name, progress=advance)
     out.print(f"rewrote {counted(rows, 'row')} of {name or 'every group'}")
@@ -450,6 +451,22 @@ def verify(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """
     with reading(store) as opened:
         faults = [str(fault) for fault in opened.verify()]
+    tell_faults(faults, store, as_json=as_json)
+
+
+@app.command(epilog=examples("featurestore scrub", "featurestore scrub && echo sound"))
+def scrub(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Read every byte of the store and hold it to its checksum; exit with 1 and a list of faults.
+
+    Cheaper than verify, which looks for sense; once a week is often.
+    """
+    with reading(store) as opened, progress_bar("scrub", None) as advance:
+        faults = [str(f) for f in opened.scrub(progress=lambda read, _: advance(read))]
+    tell_faults(faults, store, as_json=as_json)
+
+
+def tell_faults(faults: list[str], store: Path, *, as_json: bool) -> None:
+    """Print what was found, and exit with 1 if there was anything."""
     if as_json:
         print_json(faults)
     elif faults:
@@ -460,6 +477,99 @@ def verify(store: StorePath = DEFAULT_STORE, as_json: AsJson = False) -> None:
         out.print(Text(f"{store} is sound", "green"))
     if faults:
         raise typer.Exit(ExitCode.FAULT_FOUND)
+
+
+@app.command(
+    epilog=examples(
+        "featurestore backup /mnt/other/monday",
+        "featurestore backup /mnt/other/tuesday --since /mnt/other/monday",
+    )
+)
+def backup(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="New directory.")],
+    store: StorePath = DEFAULT_STORE,
+    since: Annotated[
+        Path | None, typer.Option(help="An earlier backup there: only new files are copied.")
+    ] = None,
+) -> None:
+    """Write a consistent, verified copy of the store, which may be in use."""
+    with reading(store) as opened:
+        count = opened.backup(path, since=since)
+    out.print(f"backed {store} up to {path}: {counted(count, 'file')}")
+
+
+@app.command(epilog=examples("featurestore restore /mnt/other/tuesday --store ./store"))
+def restore(
+    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="Made by backup.")],
+    store: StorePath = DEFAULT_STORE,
+) -> None:
+    """Make a store of a backup, in a new directory, every byte checked first.
+
+    Tokens and consumers of the old store are refused by the new one.
+    """
+    count = fs.restore(backup, store)
+    out.print(f"restored {store} from {backup}: {counted(count, 'file')}")
+
+
+@app.command(
+    epilog=examples("featurestore erase planes N14228", "featurestore erase seats UA1545 12A")
+)
+def erase(
+    name: GroupName,
+    key: Annotated[
+        list[str], typer.Argument(metavar="KEY...", help="Record identifier, part by part.")
+    ],
+    store: StorePath = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a key with all its records, past and present.  There is no way back.
+
+    Exits with 1 while old files wait for their readers: run it again.  Backups made before still
+    have the key, and LMDB's file may, until its pages are used again: see traces; a new backup is
+    free of it.
+    """
+    with fs.open(store) as opened:
+        group = opened.describe_feature_group(name)
+        keys = keys_from_text(group, key)
+        if len(keys) != 1:
+            raise InvalidInput(f"One key at a time; these are {len(keys)}.")
+        receipt = opened.erase(name, keys[0])
+    facts = {
+        "group": receipt.group,
+        "seq": receipt.seq,
+        "at": receipt.at,
+        "online": receipt.online,
+        "records": receipt.records,
+        "files": receipt.files,
+        "requests": receipt.requests,
+        "waiting": list(receipt.waiting),
+        "traces": receipt.traces,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        out.print(pairs_table((name, str(fact)) for name, fact in facts.items()))
+    if receipt.waiting:
+        raise typer.Exit(ExitCode.FAULT_FOUND)
+
+
+@app.command(
+    epilog=examples("featurestore retention weather 90d", "featurestore retention weather none")
+)
+def retention(
+    name: GroupName,
+    length: Annotated[
+        str, typer.Argument(metavar="LENGTH", help="As 90d; none keeps all history.")
+    ],
+    store: StorePath = DEFAULT_STORE,
+) -> None:
+    """Set how far back the history of a group reaches.
+
+    Older versions go with the next compaction, but the newest of each key.
+    """
+    with fs.open(store) as opened:
+        group = opened.update_feature_group(name, retention=None if length == "none" else length)
+    out.print(f"{name} keeps {duration_text(group.retention_us, none='all history')}")
 
 
 @app.command(epilog=examples("featurestore stat", "featurestore stat --json"))

@@ -8,8 +8,9 @@
                                     from an earlier backup; else copied        written last: without
                                                                                it, it is no backup
 
-**Verified.** Every file that comes is read again and held to its digest in the manifest; the engine
-is walked by LMDB's verifier.  A file linked from an earlier backup was checked when it came there.
+**Verified.** Every file that comes is read again and held to its digest in the manifest, and every
+row of the engine to its checksum.  A file linked from an earlier backup was checked when it came
+there.
 
 **Incremental.** Files never change, so only those that the earlier backup lacks are copied.
 
@@ -36,6 +37,8 @@ from typing import TYPE_CHECKING, Any
 from featurestore.engine.database import BACKUP_NOTE as NOTE
 from featurestore.engine.database import FOLDERS
 from featurestore.engine.snapshot import Pin
+from featurestore.engine.verify.findings import Findings
+from featurestore.engine.verify.scrub import scrub_rows
 from featurestore.errors import CorruptStore, InvalidInput
 from featurestore.event_time import format_us
 from featurestore.storage import catalog, commits, consumers, files, manifest, seam
@@ -86,6 +89,7 @@ def one_moment(
         database.env.copy(engine)
         copied = Environment(engine, read_only=True)
         try:
+            _require_sound(copied)
             with copied.read() as txn:
                 entries = manifest.all_live_files(copied, txn)
                 seq = commits.last(copied, txn)[0]
@@ -105,6 +109,14 @@ def one_moment(
         pin.release()
 
 
+def _require_sound(env: Environment) -> None:
+    """Hold every row of the copy to its checksum: what is damaged is no backup."""
+    findings = Findings()
+    scrub_rows(env, findings)
+    for fault in findings.finish().faults:
+        raise CorruptStore(f"{fault} The backup is not complete. Run `featurestore verify`.")
+
+
 def _bring(root: Path, target: Path, since: Path | None, entry: manifest.FileEntry) -> None:
     """Bring a file over, and check it."""
     files.make_folder((target / entry.path).parent)
@@ -122,7 +134,7 @@ def _bring(root: Path, target: Path, since: Path | None, entry: manifest.FileEnt
 def _has(folder: Path, entry: manifest.FileEntry) -> bool:
     """Return whether an earlier backup holds a file, as far as its size says."""
     try:
-        return files.size(folder / entry.path) == entry.size_bytes
+        return files.found_size(folder / entry.path) == entry.size_bytes
     except FileNotFoundError:
         return False
 

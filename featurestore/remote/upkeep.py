@@ -43,6 +43,19 @@ class Upkeep(Connection):
                 facts[name] = wire.read_time(facts[name])
         return facts
 
+    def erase(self, name: str, key: Any) -> Any:
+        """Refuse: an erasure is made where the store, its backups and its readers are known."""
+        del key  # nobody else's to know
+        raise InvalidInput(
+            f'"{name}" is not erased from over HTTP. Run `featurestore erase` on the machine of '
+            "the store; it may be in use."
+        )
+
+    def scrub(self, *, progress: Callable[[int, int], object] | None = None) -> list[Any]:
+        """Refuse: every byte is read where it lies."""
+        del progress
+        raise InvalidInput("Run `featurestore scrub` on the machine of the store.")
+
     def backup(self, path: str | os.PathLike[str]) -> int:
         """Write a consistent copy of the store into a new directory here; returns its file count.
 

@@ -2,7 +2,7 @@
 
 ::
 
-    meta    document/<kind>/<name>    a document                                       (JSON)
+    meta    document/<kind>/<name>    a document              (JSON with a checksum: rows)
 
 What the lifecycle remembers is small and must not be lost: which model versions there are, who
 approved them, how a job ended.  It lies beside the catalog, so it is as durable as the records,
@@ -12,10 +12,10 @@ document says where and with which digest.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import CorruptStore, InvalidName
+from featurestore.errors import InvalidName
+from featurestore.storage.rows import seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,8 @@ def get(env: Environment, txn: Transaction, kind: str, name: str) -> Document | 
 
 def put(env: Environment, txn: Transaction, kind: str, name: str, document: Document) -> None:
     """Create or replace a document."""
-    txn.put(key(kind, name), json.dumps(document).encode(), db=env.meta)
+    row_key = key(kind, name)
+    txn.put(row_key, seal(row_key, document), db=env.meta)
 
 
 def delete(env: Environment, txn: Transaction, kind: str, name: str) -> bool:
@@ -77,10 +78,4 @@ def every(
 
 
 def _parsed(row: bytes, kind: str, name: str) -> Document:
-    try:
-        document = json.loads(bytes(row))
-    except ValueError as error:
-        raise CorruptStore(f'The document of {kind} "{name}" is no JSON: {error}.') from error
-    if not isinstance(document, dict):
-        raise CorruptStore(f'The document of {kind} "{name}" is no JSON object.')
-    return document
+    return unseal(key(kind, name), row, f'The document of {kind} "{name}"')

@@ -344,7 +344,8 @@ class Environment:
         options: dict[str, Any] = {
             "map_size": MAP_BYTES, "max_dbs": len(DATABASES) + 8, "sync": False, "lib_version": 0,
         }  # fmt: skip
-        with lmdb.open(str(folder), **options) as target, self.read() as txn:
+        opened = seam.call("open_engine", folder, lmdb.open, str(folder), **options)
+        with opened as target, self.read() as txn:
             for name in DATABASES:
                 copied = target.open_db(name.encode())
                 with txn.cursor(db=getattr(self, name)) as cursor:

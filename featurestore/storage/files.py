@@ -28,7 +28,7 @@ from featurestore.errors import FeatureStoreError, ReadOnlyStore, StoreFull, Una
 from featurestore.storage import seam
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: Bytes of disk that writers leave free, so that a flush can still make room.
 DISK_RESERVE_BYTES = 16 * 1024 * 1024
@@ -193,15 +193,32 @@ def size(path: Path) -> int:
         return seam.call("stat", path, path.stat).st_size
 
 
-def digest(path: Path) -> str:
+def found_size(path: Path) -> int:
+    """Return how many bytes a file has; -1 if there is none."""
+    try:
+        return int(seam.call("stat", path, path.stat).st_size)
+    except FileNotFoundError:
+        return -1
+
+
+def witness(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to."""
+    found = seam.call("stat", path, path.stat)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def digest(path: Path, tell: Callable[[int], object] | None = None) -> str:
     """Return the first 128 bits of the SHA-256 of a file's bytes, as hex.
 
-    Most processors have instructions for it: 1.6 GB/s, where BLAKE2b gets to half of that.
+    Most processors have instructions for it: 1.6 GB/s, where BLAKE2b gets to half of that.  After
+    each part, its bytes are told.
     """
     hasher = hashlib.sha256()
     with translated(path), seam.call("open", path, path.open, "rb") as file:
         while chunk := seam.call("read", path, file.read, _READ_CHUNK_BYTES):
             hasher.update(chunk)
+            if tell is not None:
+                tell(len(chunk))
     return hasher.hexdigest()[:32]
 
 

@@ -18,8 +18,8 @@ second is runs already.  Whether a page is exactly one of these is checked each 
 are decoded by pyarrow.  Footers are read by ``kernels.parquet``, so that to open a file costs
 microseconds, and nothing has to be remembered between two joins.
 
-A checksum covers a whole page, and is not computed here: that would mean to read all of it.  The
-files' digests are what ``featurestore verify`` checks.
+A checksum covers a whole page, and is not computed here: that would mean to read all of it each
+time.  The file as a whole was held to its digest when it was opened (``parquet.require_sound``).
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ stretch begins, and :func:`read_history` adds it.  Nobody above this module sees
 How each column is encoded is decided for each file, by what a sample of it weighs (``layout``).
 A file is described once, when it is written (:func:`describe`), and never changes afterwards.
 Page checksums are written and checked on every read through here; the manifest keeps size and
-digest of the whole.
+digest of the whole, which a process looks at once, before it reads the file for the first time
+(:func:`require_sound`): 0.6 s for a GB, nothing for the one that wrote it.
 """
 
 from __future__ import annotations
@@ -197,7 +198,8 @@ def entry_of(
 ) -> FileEntry:
     """Return the manifest entry of a file just written, of whose rows ``fields`` tell."""
     path = root / relative
-    return FileEntry(
+    witness = files.witness(path)
+    entry = FileEntry(
         group_id=group.id,
         file_id=file_id,
         kind=kind,
@@ -206,6 +208,33 @@ def entry_of(
         schema_version=group.version,
         **fields,
     )
+    _sound.add((witness, entry.digest))
+    return entry
+
+
+#: The files that this process has written, or read whole and found sound.
+_sound: set[tuple[tuple[int, ...], str]] = set()
+
+
+def require_sound(root: Path, entry: FileEntry) -> None:
+    """Hold a file to its digest, once in a process, before anything in it is believed.
+
+    DuckDB looks at no checksum, and where values are taken out of the mapped file nobody does; the
+    footer has none at all.
+
+    Raises
+    ------
+    CorruptStore
+        It is missing or damaged.
+    """
+    path = root / entry.path
+    with _reading(entry):
+        seen = (files.witness(path), entry.digest)
+        if seen in _sound:
+            return
+        if files.digest(path) != entry.digest:
+            raise pa.ArrowInvalid("its bytes are not those that were written")
+    _sound.add(seen)
 
 
 def as_int64(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -290,6 +319,7 @@ class HistoryFile:
         self._path = root / entry.path
         self._file: pq.ParquetFile | None = None
         self._plain: dict[tuple[str, ...], tuple[Int64, Int64]] = {}
+        require_sound(root, entry)
         with _reading(entry):
             self._pages = Pages(self._path)
         if self._pages.rows != entry.rows:

@@ -32,7 +32,7 @@ _HEAD = struct.Struct("<Iq16s")
 _CRC_BYTES = 4
 _TIME = struct.Struct(">Q")
 #: In the place of the digest of a request of which a record was erased.
-_ERASED = bytes(16)
+_ERASED = b"erased".ljust(16, b"-")
 _TIME_BIAS = 2**63  # so that times before 1970 sort first
 
 

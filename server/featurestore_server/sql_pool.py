@@ -18,6 +18,7 @@ from featurestore.errors import (
     UnknownFeatureGroup,
     did_you_mean,
 )
+from featurestore.storage.parquet import require_sound
 from featurestore_server.answers import Spool, arrow_stream
 from featurestore_server.confined import pieces, receive, send, tell
 
@@ -163,6 +164,9 @@ class SqlPool:
         wanted = {exact[name] for name in names if name.lower() in latest}
         now_us = self._door.now_us()
         found = pinned.enter_context(database.snapshot(set(exact.values()), with_latest=wanted))
+        for snapshot in found.values():
+            for entry in snapshot.files:
+                require_sound(snapshot.root, entry)
         groups = {
             name: _facts(found[group], latest=group in wanted) for name, group in exact.items()
         }

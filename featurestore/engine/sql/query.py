@@ -48,6 +48,7 @@ from featurestore.engine.sql.session import quoted, session
 from featurestore.engine.sql.tables import tables_named
 from featurestore.engine.sql.views import create_views
 from featurestore.errors import InvalidInput, InvalidQuery
+from featurestore.storage.parquet import require_sound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -216,6 +217,8 @@ def snapshots_of(database: Database, clock_us: int, *, seq: int | None = None) -
             sources = {}
             for name, group in exact.items():
                 snapshot = snapshots[group]
+                for entry in snapshot.files:
+                    require_sound(snapshot.root, entry)
                 served = _served(snapshot, clock_us) if name in latest else None
                 sources[name] = Source(snapshot, served)
             yield sources

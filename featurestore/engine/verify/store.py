@@ -4,7 +4,7 @@
 
     commit log      seqs and times only grow; nothing anywhere has a later seq
     catalog         every definition parses; no two groups are one to SQL
-    requests        results of requests, and marks of consumers: checksums
+    small rows      results of requests, marks of consumers, counters, documents: checksums
     manifest        every row parses, belongs to a group, and no file is two things at once
     each group      at one moment of its own, files pinned (group):
       journal         entries in order, none half drained; checksums; records decode
@@ -30,20 +30,13 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.engine.verify.findings import Fault, Findings
 from featurestore.engine.verify.group import SeenSeqs, check_group, rows_of
+from featurestore.engine.verify.scrub import scrub_rows
 from featurestore.errors import CorruptStore, FeatureStoreError
 from featurestore.event_time import format_us
 from featurestore.feature_view import FeatureView
-from featurestore.storage import (
-    catalog,
-    commits,
-    consumers,
-    erasures,
-    files,
-    manifest,
-    requests,
-    seam,
-)
+from featurestore.storage import catalog, commits, erasures, files, manifest, seam
 from featurestore.storage.erasures import Erasure
+from featurestore.storage.rows import unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -99,7 +92,7 @@ def examine(database: Database, receipts: Iterable[ErasureReceipt] = ()) -> Find
         _check_manifest(database, txn, findings)
         _check_owners(database, txn, findings)
         _check_commits(database, txn, findings)
-        _check_small_rows(database, txn, findings)
+    scrub_rows(database.env, findings, names=("meta", "requests"))
     erased = _erased(database, groups, receipts, findings)
     _note_orphans(database, findings)
     seqs = SeenSeqs()
@@ -161,19 +154,6 @@ def _check_commits(database: Database, txn: Transaction, findings: Findings) -> 
         before = (seq, time_us)
 
 
-def _check_small_rows(database: Database, txn: Transaction, findings: Findings) -> None:
-    """Check the checksums of what nothing else reads: requests, consumers, the removed."""
-    env = database.env
-    with _reported(findings, "consumers"):
-        consumers.every(env, txn)
-    for key, row in rows_of(txn, env.requests, b""):
-        with _reported(findings, "requests"):
-            requests.parsed(key, row)
-    for what, read in (("removed files", manifest.removed_files), ("intents", manifest.intents)):
-        with _reported(findings, f"manifest, {what}"):
-            read(env, txn)
-
-
 def _check_catalog(database: Database, txn: Transaction, findings: Findings) -> list[FeatureGroup]:
     """Return the groups whose definitions can be read."""
     groups: dict[str, FeatureGroup] = {}
@@ -215,12 +195,17 @@ def _check_manifest(database: Database, txn: Transaction, findings: Findings) ->
     last_id = catalog.counter(database.env, txn, b"last_file_id")
     seen: dict[tuple[int, int], str] = {}
     for letter, state in ((b"f", "listed"), (b"r", "removed"), (b"i", "being written")):
-        for key, _ in rows_of(txn, database.env.manifest, letter):
+        for key, row in rows_of(txn, database.env.manifest, letter):
             if len(key) != 1 + _FILE_KEY.size:
                 findings.fault("manifest", "malformed", f"the key {key.hex(' ')} is no file's.")
                 continue
             file = _FILE_KEY.unpack(key[1:])
             place = manifest.file_path(*file)
+            with _reported(findings, place):
+                if letter == b"i":
+                    unseal(key, row, f"The intent of {place}")
+                elif letter == b"r":
+                    manifest.FileEntry.of(key, row)
             if file in seen:
                 findings.fault(place, "state", f"it is {seen[file]} and {state} at once.")
             if file[1] > last_id:
