@@ -79,8 +79,8 @@ def test_without_a_command_it_shows_the_commands(shell: Callable[..., Result]) -
 
 def test_the_commands_are_the_ones_promised() -> None:
     promised = (
-        "backup compact demo describe erase flush get groups ingest keys restore retention scrub "
-        "serve sql stat verify"
+        "backup compact demo describe erase flush get groups ingest keys monitor restore retention "
+        "scrub serve sql stat verify"
     )
     assert promised.split() == COMMANDS
 
