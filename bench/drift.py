@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 NUMBERS = tuple(f"n{i:02}" for i in range(16))
 TEXTS = tuple(f"t{i}" for i in range(4))
-GROUP = "window"
+GROUP = "readings"
 START_US = 1_704_067_200_000_000
 
 

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 #: the old store can have given since.
 SEQ_GAP = 10**10
 
-#: Models, what runs have kept, training sets.
-BESIDE = ("models", "runs/artefacts", "sets")
+#: Models, what monitors compare with and have found, what runs have kept, training sets.
+BESIDE = ("models", "monitors", "runs/artefacts", "sets")
 
 
 def backup(database: Database, target: Path, since: Path | None, now_us: int) -> int:

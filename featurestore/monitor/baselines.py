@@ -30,7 +30,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,8 +158,7 @@ def _read_columns(path: Path, described: dict[str, Column]) -> dict[str, Column]
         exact = np.frombuffer(
             values.buffers()[1] or b"", np.float64, count=len(values), offset=8 * values.offset
         )
-        given = {part: getattr(column, part) for part in column.__dataclass_fields__}
-        found[name] = Number(**{**given, "values": exact})
+        found[name] = replace(column, values=exact)
     return found
 
 

@@ -163,9 +163,7 @@ def locked(store: FeatureStore, name: str, *, wait: bool = True) -> Iterator[Non
     StoreBusy
         Somebody else holds it, and one was not to wait.
     """
-    folder = monitors.folder_of(store, name)
-    files.make_folder(folder)
-    path = folder / "lock"
+    path = store.path / "locks" / f"monitor-{name}"
     lock = files.FileLock.acquire(path) if wait else files.FileLock.try_acquire(path)
     if lock is None:
         raise StoreBusy(f'"{name}" is being run by another process or thread.')

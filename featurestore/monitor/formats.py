@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import InvalidInput
@@ -175,13 +176,11 @@ def _column_in(about: Mapping[str, Any], rows: int) -> Column:
             missing=int(found["common"]["num_missing"]),
             integral=about["inferred_type"] == INTEGRAL,
         )
-        return Number(
-            **{
-                **{field: getattr(column, field) for field in column.__dataclass_fields__},
-                "total": number_in(found["sum"]),
-                "mean": number_in(found["mean"]),
-                "std": number_in(found["std_dev"]),
-            }
+        return replace(  # the moments are exact where the sketch is not
+            column,
+            total=number_in(found["sum"]),
+            mean=number_in(found["mean"]),
+            std=number_in(found["std_dev"]),
         )
     if "string_statistics" in about:
         found = about["string_statistics"]

@@ -225,7 +225,10 @@ def _thresholds(baseline: Baseline, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _volume(asked: Asked) -> Measured:
-    rows = asked.table().num_rows
+    counted = None
+    if asked.source.kind == "group":  # one column is enough to count
+        counted = [asked.store.describe_feature_group(asked.source.name).event_time]
+    rows = asked.table(counted).num_rows
     low, high = asked.settings.get("min_rows"), asked.settings.get("max_rows")
     if low is None and high is None:
         low, high = watch.usual_volume(asked.need_baseline().about.get("volume", []))

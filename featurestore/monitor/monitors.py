@@ -18,8 +18,7 @@ prediction was made::
     SELECT * FROM latest.monitor_metrics WHERE flagged          -- what is wrong now
     SELECT * FROM history.monitor_metrics WHERE monitor = 'mq'  -- and before labels came in late
 
-Baselines and Model Monitor's JSON files lie beside the store's own folders, which a backup has, in
-``monitors/<name>/``, which it has not::
+Baselines and Model Monitor's JSON files lie beside the store's own folders; a backup has them too::
 
     monitors/<name>/baseline-<digest>/     statistics.json, constraints.json, columns.arrow
     monitors/<name>/<window>/              statistics.json, constraint_violations.json
