@@ -221,9 +221,17 @@ def _lineage(wanted: Request, snapshots: Mapping[str, GroupSnapshot]) -> dict[st
         "known": wanted.known,
         "labels": {"rows": wanted.labels.num_rows, "digest": wanted.plan["labels"]},
         "groups": [_group_lineage(snapshot) for snapshot in snapshots.values()],
-        "code": {name: metadata.version(name) for name in ("featurestore", "pyarrow", "numpy")}
+        "code": {name: _version(name) for name in ("featurestore", "pyarrow", "numpy")}
         | {"python": platform.python_version()},
     }
+
+
+def _version(name: str) -> str:
+    """Return a distribution's version; empty where it is run without being installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _group_lineage(snapshot: GroupSnapshot) -> dict[str, Any]:
