@@ -280,13 +280,18 @@ def read_key_words(group: FeatureGroup, words: Sequence[str]) -> Any:
             f"({', '.join(group.record_identifier)}); {len(words)} were given. Write one key= for "
             "each, in that order."
         )
-    parts = [
-        {"true": True, "false": False}.get(word, word)
-        if feature.dtype.kind == "bool"
-        else read_value(feature.dtype, word)
+    if len(words) == 1:
+        return _read_word(group.key_features[0].dtype, words[0])
+    return tuple(
+        _read_word(feature.dtype, word)
         for feature, word in zip(group.key_features, words, strict=True)
-    ]
-    return tuple(parts) if len(parts) > 1 else parts[0]
+    )
+
+
+def _read_word(dtype: DType, word: str) -> Any:
+    if dtype.kind == "bool":
+        return {"true": True, "false": False}.get(word, word)
+    return read_value(dtype, word)
 
 
 # ── what a server answers ────────────────────────────────────────────────────────────────────
@@ -318,8 +323,10 @@ class RecordWriter:
             if writer is not None and name not in self._floats
         ]
         self._exactly = exactly
+        #: Whether all but odd floats and large integers are as JSON takes them.
+        self.is_plain = not exactly and all(w is _integer_out for _, w in self._others)
 
-    def _may_have_odd_floats(self, record: dict[str, Any]) -> bool:
+    def may_have_odd_floats(self, record: dict[str, Any]) -> bool:
         """Return whether some float may be NaN or infinite: of nearly all records, no."""
         if self._all_floats is None:
             return False
@@ -331,7 +338,7 @@ class RecordWriter:
 
     def write(self, record: dict[str, Any]) -> dict[str, Any]:
         """Change the values of a record in place where JSON needs another; returns it."""
-        for name in self._floats if self._may_have_odd_floats(record) else ():
+        for name in self._floats if self.may_have_odd_floats(record) else ():
             value = record.get(name)
             # NaN and both infinities give NaN here, which is no zero.
             if value is not None and value - value != 0.0:

@@ -11,27 +11,30 @@
             ┌───────────────────────────────────────────┴──────────┐
          lookup     raw ASGI: get, batch get, features           FastAPI: all the rest
          sagemaker  raw ASGI: the API that boto3 speaks            │  records   groups and views
-            │                                                      │  bulk      ingest, join, scan
+            │                                                      │  bulk      ingest, join
             │                                                      │  history   sql, changes
             │                                                      │  upkeep    jobs, health, keys
             └───────────────► access ◄─────────────────────────────┘
                                 │   who asks, and may they?  The only way to the store
                   ┌─────────────┴──────────────┐
-            FeatureStore                  sql_pool ── sql_process: DuckDB locked onto pinned
-            (threads; the writer thread                files, killed by the clock
-             commits in groups)
+            FeatureStore                  confined: a process for each task of a stranger,
+            (threads; the writer thread     forked from a template, killed by the clock
+             commits in groups)             │ sql_process      DuckDB locked onto pinned files
+                                            │ parquet_process  an upload, decoded
 
-==============  =============================================================================
-``access``      API keys, roles, and the door: no route can reach the store but through
-                ``Door.enter(caller, verb, groups)``, which refuses what no role allows.  A
-                second surface (boto3's) stands on the same door
-``audit``       one row for each change, written by the transaction of the change itself, each
-                holding the hash of the one before
-``bodies``      what comes in: strict JSON, Arrow and Parquet measured before they are decoded
-``answers``     what goes out: JSON for people, Arrow streams for volume, by ``Accept``
-``problems``    the errors of the library as RFC 9457 problem details; the table of status codes
-``jobs``        long work, answered with 202 and a place to ask for its progress
-==============  =============================================================================
+================  ===========================================================================
+``access``        the door: no route can reach the store but through ``Door.enter(caller, verb,
+                  groups)``, which refuses what no role allows.  boto3's surface stands on the
+                  same door.  ``roles``: who may do what; ``keys``: API keys
+``audit``         one row for each change, written by the transaction of the change itself, each
+                  holding the hash of the one before; reads and refusals by their number
+``bodies``        what comes in: strict JSON, Arrow and Parquet measured before they are decoded;
+                  ``uploads``: rows and labels by what they say they are
+``answers``       what goes out: JSON for people, Arrow streams for volume, by ``Accept``; of any
+                  size in the memory of a few pieces (``Spool``).  ``copying``: a backup as tar
+``problems``      the errors of the library as RFC 9457 problem details; the table of status codes
+``jobs``          long work, answered with 202 and a place to ask for its progress
+================  ===========================================================================
 
 **Measured** (two cores shared with the client, one worker, 20 features, CPU µs per request at 32
 connections; ratios count): bare ASGI with the same LMDB get takes 57 on uvicorn 0.54 and 47 on

@@ -13,7 +13,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from featurestore.engine.writer import witnessed
-from featurestore.event_time import system_clock
 from featurestore.storage import requests
 from featurestore.storage.requests import Request, content_digest
 from featurestore_server.audit import Counts, Once, Replayed, Witness
@@ -195,12 +194,12 @@ class Door:
             env, txn, now_us = commit.env, commit.txn, commit.write_time_us
             requests.save(env, txn, request, now_us, {"result": result, "by": ""})
 
-        self.database.writer.call(save, system_clock(), bytes_needed=4096)
+        self.database.writer.call(save, self.now_us(), bytes_needed=4096)
         return result
 
     def _found(self, request: Request) -> dict[str, Any] | None:
         with self.database.read() as txn:
-            return requests.find(self.database.env, txn, request, system_clock())
+            return requests.find(self.database.env, txn, request, self.now_us())
 
 
 def _request(caller: Caller, verb: str, request_id: str, asked: Any) -> Request:

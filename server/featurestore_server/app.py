@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import tempfile
 import time
@@ -41,6 +42,7 @@ _LOCAL = (b"localhost", b"127.0.0.1", b"[::1]")
 _OWN_SITES = (None, b"none", b"same-origin")
 
 
+@functools.lru_cache(maxsize=256)
 def _is_local(host: bytes) -> bool:
     return host.rpartition(b":")[0] in _LOCAL or host in _LOCAL
 
@@ -56,10 +58,16 @@ class Application(FastAPI):
         What one request, and all together, may take.
     folder : Path, optional
         Where the workers of one server keep what they share; one of its own by default.
+    template : Template, optional
+        What processes for strangers are made from; one of its own by default.
     """
 
     def __init__(
-        self, store: fs.FeatureStore, limits: Limits | None = None, folder: Path | None = None
+        self,
+        store: fs.FeatureStore,
+        limits: Limits | None = None,
+        folder: Path | None = None,
+        template: Template | None = None,
     ) -> None:
         super().__init__(
             title="featurestore",
@@ -80,7 +88,9 @@ class Application(FastAPI):
         database = open_database(store.path)
         self._cleanup.callback(database.close)
         door = Door(store, database, self.limits.key_rate)
-        template = Template()
+        if template is None:
+            template = Template()
+            self._cleanup.callback(template.close)
         self.guard = Guard(self.limits)
         metrics = Metrics()
         work = Lane("do long work", self.limits.concurrent_work, self.limits.waiting_work)
@@ -148,12 +158,14 @@ class Application(FastAPI):
         Such a store trusts whoever reaches it, and a browser on the same machine reaches it for
         any page it shows: by a form that posts, or under a name that was made to mean this machine.
         """
+        if self.open_to_all:
+            return
         if who.origin is None and who.site in _OWN_SITES:
             if who.host is None or _is_local(who.host):
                 return
         elif who.origin is not None and _is_local(who.origin.partition(b"://")[2]):
             return
-        if not self._parts.door.keys.exist() and not self.open_to_all:
+        if not self._parts.door.keys.exist():
             raise AccessDenied(
                 "This store has no API keys, so it answers this machine's own programs only."
             )
@@ -178,16 +190,16 @@ class Application(FastAPI):
         while True:
             await asyncio.sleep(self.limits.audit_seconds)
             try:
-                await asyncio.to_thread(door.counts.write, door.database)
+                await asyncio.to_thread(door.counts.write, door.database, door.now_us())
             except FeatureStoreError:
                 log.exception("the log could not be told of reads and refusals")
 
     async def finish(self) -> None:
         """Wait for jobs, end what was started, let go of the store."""
         await self._parts.jobs.drain()
-        self._parts.template.close()
         with contextlib.suppress(FeatureStoreError):
-            self._parts.door.counts.write(self._parts.door.database)
+            door = self._parts.door
+            door.counts.write(door.database, door.now_us())
         self._cleanup.close()
 
     def openapi(self) -> dict[str, Any]:

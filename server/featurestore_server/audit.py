@@ -173,8 +173,8 @@ class Counts:
             asked = (key_id, name, verb, "…", allowed)  # who makes names up does not fill the log
         seen[asked] = seen.get(asked, 0) + 1
 
-    def write(self, database: Database) -> int:
-        """Write the counts as rows; returns how many."""
+    def write(self, database: Database, now_us: int) -> int:
+        """Write the counts as rows, in a commit of the store's clock; returns how many."""
         seen, self.seen = self.seen, {}
         since_us, self._since_us = self._since_us, system_clock()
         if not seen:
@@ -200,7 +200,7 @@ class Counts:
             for facts in told:
                 append(commit, facts)
 
-        database.writer.call(work, system_clock(), bytes_needed=512 * len(told) + 64 * len(seen))
+        database.writer.call(work, now_us, bytes_needed=512 * len(told) + 64 * len(seen))
         return len(told)
 
 

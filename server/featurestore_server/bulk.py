@@ -179,7 +179,8 @@ async def point_in_time(
 
     if wants_job(prefer):
         return job_answer(await here.jobs.start("point_in_time", who, join))
-    return spool_answer(await here.work.run(join), accept)
+    with spool:
+        return spool_answer(await here.work.run(join), accept)
 
 
 def _counted(batches: Any, progress: Callable[[int], None]) -> Iterator[Any]:

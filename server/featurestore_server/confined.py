@@ -248,6 +248,8 @@ class Template:
             return self._control
         if self._closed:
             raise OSError("the server is stopping")
+        if self._control is not None:
+            self._control.close()  # of one that has died
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_READY_SECONDS)
         with theirs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import signal
@@ -21,11 +22,16 @@ import uvloop
 import featurestore as fs
 from featurestore_server.app import Application
 from featurestore_server.bodies import Limits
+from featurestore_server.confined import Template
 from featurestore_server.worker import Listening, run
 
 ROOT = Path(__file__).parents[2]
 #: Small enough for tests to reach, large enough for all else.
-LIMITS = Limits(stall_seconds=2.0, drain_seconds=5.0, sql_seconds=3.0, sql_processes=1)
+LIMITS = Limits(stall_seconds=2.0, drain_seconds=5.0, sql_seconds=20.0, sql_processes=1)
+#: Each task is a process of its own, whoever asked: so the servers of all tests share what those
+#: are made from, which takes a second to load.
+TEMPLATE = Template()
+atexit.register(TEMPLATE.close)
 
 
 def free_port() -> int:
@@ -50,7 +56,7 @@ def wait_for(url: str, seconds: float = 30.0) -> None:
 def serving(store: fs.FeatureStore, limits: Limits = LIMITS, **options: Any) -> Iterator[str]:
     """Serve an open store from a thread; gives the address."""
     port = free_port()
-    app = Application(store, limits)
+    app = Application(store, limits, template=TEMPLATE)
     for name, value in options.items():
         setattr(app, name, value)
     loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 import featurestore as fs
 from featurestore.engine.database import Database, open_database
@@ -313,3 +314,143 @@ def test_keys_are_kept_over_http_by_admins(world: World) -> None:
             owner._json("POST", "/v1/keys", {"name": "bad", "roles": ["king"]})
     with world.connect("admin") as store, pytest.raises(fs.AccessDenied):
         store._json("GET", "/v1/keys")
+
+
+# ── reads and refusals, and how many ─────────────────────────────────────────────────────────
+
+
+def test_reads_and_refusals_are_told_by_their_number(tmp_path: Path) -> None:
+    with fs.open(tmp_path / "store") as store:
+        store.create_feature_group(
+            "g", record_identifier="k", event_time="at",
+            features={"k": "string", "at": "timestamp", "x": "float64"},
+        )  # fmt: skip
+        database = open_database(store.path)
+        made = Keys(database)
+        key, facts = made.create("reader", ["reader:g"])
+        made.create("other", ["admin"])
+        with serving(store) as url:
+            with fs.connect(url, api_key=key) as remote:
+                for _ in range(3):
+                    remote.get_record("g", "a")
+                with pytest.raises(fs.AccessDenied):
+                    remote.put_record("g", RECORD)
+                with pytest.raises(fs.AccessDenied):
+                    remote.get_record("secret", "a")
+            wrong = key[:-1] + ("A" if key[-1] != "A" else "B")
+            for headers in ({"x-api-key": wrong}, {"x-api-key": "no key at all"}, {}):
+                with fs.connect(url) as remote, pytest.raises(fs.AccessDenied):
+                    remote._request("GET", "/v1/groups/g/record?key=a", headers=headers)
+            assert len(audit.rows(database)) == 2  # not yet: that is once a minute, and at the end
+        rows = [row.facts for row in audit.rows(database)][2:]
+        assert audit.verify(database) is None
+        database.close()
+    told = {(row["who"], row["verb"], row["result"]): row for row in rows}
+    reads = told["reader", "get_record", "allowed"]
+    assert (reads["count"], reads["groups"], reads["key_id"]) == (3, ["g"], facts["id"])
+    assert told["reader", "put_record", "refused"]["count"] == 1
+    assert told["reader", "get_record", "refused"]["groups"] == ["secret"]
+    known = [row for row in rows if row["verb"] == "authenticate"]
+    assert {row["key_id"] for row in known} == {"", facts["id"]}
+    assert key.split("_", 2)[2] not in str(rows)
+
+
+def test_who_makes_names_up_does_not_fill_the_log(tmp_path: Path) -> None:
+    counts = audit.Counts()
+    for number in range(5000):
+        counts.add("id", "who", "get_record", f"made up {number}" * 99, allowed=False)
+    assert len(counts.seen) <= 1001
+    assert sum(counts.seen.values()) == 5000
+    with fs.open(tmp_path / "store") as store:
+        database = open_database(store.path)
+        assert counts.write(database, 0) == 1
+        assert counts.write(database, 0) == 0
+        (row,) = audit.rows(database)
+        assert row.facts["count"] == 5000
+        assert len(row.text) < 200_000
+        database.close()
+
+
+def test_a_line_break_in_a_name_is_no_line_of_the_log(world: World) -> None:
+    with world.connect("reader") as store:
+        for name in ("x%0d%0aforged", "%1b[31mred", "%E2%80%AErtl"):
+            with pytest.raises(fs.FeatureStoreError):
+                store._request("GET", f"/v1/groups/{name}/record?key=a")
+    counts = audit.Counts()
+    counts.add("id", "who", "get_record", 'x\r\n{"verb":"forged"}', allowed=False)
+    counts.write(world.database, 0)
+    row = audit.rows(world.database)[-1]
+    assert b"\n" not in row.text
+    assert b"\r" not in row.text
+    assert row.facts["verb"] == "get_record"
+
+
+def test_a_key_has_a_rate(world: World) -> None:
+    slow, _ = world.keys.create("slow", ["reader"], rate=2)
+    http = urllib3.PoolManager(retries=False)
+    answers = [
+        http.request(
+            "GET",
+            f"{world.url}/v1/groups/open/record?key=a",
+            headers={"authorization": f"Bearer {slow}"},
+        )
+        for _ in range(5)
+    ]
+    assert {answer.status for answer in answers} == {200, 429}
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"] == "StoreBusy"
+    with world.connect("reader") as store:  # another's rate is another's
+        for _ in range(5):
+            store.get_record("open", "a")
+    with pytest.raises(fs.InvalidInput, match="rate"):
+        world.keys.create("never", ["reader"], rate=0)
+
+
+def test_a_bucket_fills_again() -> None:
+    bucket = keys.Bucket(0.001)
+    bucket.take()
+    with pytest.raises(fs.StoreBusy, match="later") as refused:
+        bucket.take()
+    assert 999 < refused.value.after_seconds <= 1000
+    bucket._at -= 1000  # that much later
+    bucket.take()
+
+
+def test_who_has_not_said_who_it_is_gets_401(world: World) -> None:
+    http = urllib3.PoolManager(retries=False)
+    for headers in ({}, {"authorization": "Bearer fs_nobody_secret"}, {"x-api-key": "x"}):
+        answer = http.request("GET", f"{world.url}/v1/groups", headers=headers)
+        assert (answer.status, answer.json()["error"]) == (401, "AccessDenied")
+        assert answer.headers["www-authenticate"]
+
+
+def test_a_key_made_twice_under_one_request_id_is_one_key(world: World) -> None:
+    with world.connect("owner") as owner:
+        body = {"name": "twice", "roles": ["reader"]}
+        first = owner._write("POST", "/v1/keys", body, "once")
+        again = owner._write("POST", "/v1/keys", body, "once")
+        assert first["api_key"]
+        assert again == first | {"api_key": None}  # shown once
+        assert sum(key["name"] == "twice" for key in owner._json("GET", "/v1/keys")) == 1
+        assert first["api_key"].split("_", 2)[2].encode() not in (
+            (world.store.path / "engine" / "data.mdb").read_bytes()
+        )
+    with world.connect("admin") as other, pytest.raises(fs.AccessDenied):
+        other._write("POST", "/v1/keys", body, "once")  # ids of others are not met
+
+
+def test_secrets_are_compared_by_digests_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a comparison tells nothing of the secret: only digests are compared."""
+    compared: list[tuple[str, str]] = []
+
+    def compare(a: str, b: str) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(keys.hmac, "compare_digest", compare)
+    facts = {"secrets": [{"sha256": keys._digest("right"), "expires_us": None}]}
+    assert [keys._is_secret_of(facts, s) for s in ("right", "r", "", "x" * 9999)] == [
+        True, False, False, False,
+    ]  # fmt: skip
+    assert {len(part) for pair in compared for part in pair} == {64}

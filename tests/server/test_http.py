@@ -266,3 +266,87 @@ def test_a_path_of_a_client_is_never_opened(http: Client, tmp_path: Path) -> Non
     (tmp_path / "rows.jsonl").write_text(json.dumps(RECORD))
     for body in (str(tmp_path / "rows.jsonl"), [str(tmp_path / "rows.jsonl")]):
         assert http("POST", "/v1/groups/seats/ingest", body)[0] == 400
+
+
+# ── request ids ──────────────────────────────────────────────────────────────────────────────
+
+GUSTS = {
+    "name": "gusts", "record_identifier": "k", "event_time": "at",
+    "features": {"k": "string", "at": "timestamp", "x": "float64"},
+}  # fmt: skip
+#: Every write of the API that takes no records: method, path, body; and another body.
+WRITES: list[tuple[str, str, Any, Any]] = [
+    ("POST", "/v1/groups", GUSTS, GUSTS | {"description": "other"}),
+    ("PATCH", "/v1/groups/gusts", {"description": "d"}, {"description": "e"}),
+    ("POST", "/v1/feature-views", {"name": "w", "features": ["gusts:x"]},
+     {"name": "w", "features": ["gusts:k"]}),
+    ("POST", "/v1/consumers", {"name": "c"}, {"name": "d"}),
+    ("POST", "/v1/consumers/acknowledge", {"consumer": "c", "seq": 1},
+     {"consumer": "c", "seq": 0}),
+    ("POST", "/v1/flush?group=gusts", None, None),
+    ("POST", "/v1/compact?group=gusts", None, None),
+    ("DELETE", "/v1/consumers?name=c", None, None),
+    ("DELETE", "/v1/feature-views/w", None, None),
+    ("DELETE", "/v1/groups/gusts", None, None),
+]  # fmt: skip
+
+
+def test_every_write_counts_once_under_its_request_id(http: Client) -> None:
+    for number, (method, path, body, other) in enumerate(WRITES):
+        once = {"idempotency_key": f"once-{number}"}
+        first = http(method, path, body, **once)
+        assert first[0] in (200, 201, 204), (path, first[1])
+        again = http(method, path, body, **once)
+        assert again[:2] == first[:2], path
+        if other is not None:
+            assert http(method, path, other, **once)[1]["error"] == "RequestMismatch", path
+    status, found, _ = http("POST", "/v1/groups", GUSTS | {"exist_ok": True})
+    assert (status, found["description"]) == (201, "")  # it was deleted, and is made anew
+    http("DELETE", "/v1/groups/gusts")
+
+
+def test_the_openapi_offers_a_request_id_on_every_write(http: Client) -> None:
+    paths = http("GET", "/openapi.json")[1]["paths"]
+    reads = {"sql", "point_in_time", "verify", "batch_get_record", "get_features"}
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            if method == "get" or operation["operationId"] in reads:
+                continue
+            given = {p["name"].lower() for p in operation.get("parameters", ())}
+            assert "idempotency-key" in given, f"{method} {path}"
+
+
+def test_a_scan_in_one_answer(http: Client) -> None:
+    status, found, _ = http("GET", "/v1/groups/seats/records?stream=true&limit=1")
+    assert (status, found) == (200, [RECORD])
+    arrow = http("GET", "/v1/groups/seats/records?stream=true&limit=1", accept=wire.ARROW)[1]
+    assert pa.ipc.open_stream(arrow).read_all()["sold"].to_pylist() == [-(2**63)]
+    assert http("GET", "/v1/groups/nope/records?stream=true")[0] == 404
+
+
+def test_labels_come_as_lines_too(http: Client) -> None:
+    label = {"row": str(BIG), "letter": "A+b c", "event_time": "2013-01-01T13:00:00Z"}
+    line = json.dumps(label).encode() + b"\n"
+    path = "/v1/point-in-time?features=seats:day&explain=true"
+    status, found, _ = http("POST", path, line * 2, content_type=wire.JSON_LINES)
+    assert (status, [row["day"] for row in found]) == (200, ["2013-01-01"] * 2)
+    assert found[0]["seats__write_seq"] >= 1
+    assert http("POST", path, b"not json", content_type=wire.JSON_LINES)[0] == 400
+    assert http("POST", path, b"x", content_type="text/csv")[0] == 400
+
+
+def test_odd_values_are_written_as_the_rules_say_by_the_quick_road_too(http: Client) -> None:
+    group = {
+        "name": "odd", "record_identifier": "k", "event_time": "at", "exist_ok": True,
+        "features": {"k": "string", "at": "timestamp", "x": "float64", "y": "float32",
+                     "n": "int64", "s": "string"},
+    }  # fmt: skip
+    assert http("POST", "/v1/groups", group)[0] == 201
+    at = "2013-01-01T05:00:00Z"
+    for x, y, n, s in (
+        ("NaN", None, 1, "null"), ("Infinity", 1.5, None, None), ("-Infinity", "NaN", 7, "a"),
+        (None, None, None, None), (0.0, -0.0, "9007199254740993", "null"), (1.0, 2.0, 3, "null"),
+    ):  # fmt: skip
+        record = {"k": "null", "at": at, "x": x, "y": y, "n": n, "s": s}
+        assert http("POST", "/v1/groups/odd/records", {"record": record})[0] == 200
+        assert http("GET", "/v1/groups/odd/record?key=null")[1]["record"] == record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import json
 import socket
@@ -9,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +287,75 @@ def test_more_requests_than_the_worker_takes_are_429(tmp_path: Path) -> None:
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
         for client in held:
             client.close()
+
+
+# ── bodies that are more than they seem ──────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
+@pytest.mark.parametrize(
+    "path", ["/v1/groups", "/v1/batch-get", "/v1/groups/g/ingest", "/v1/point-in-time?features=g:x"]
+)
+def test_a_compressed_body_is_not_unpacked(path: str, encoding: str, url: str) -> None:
+    bomb = gzip.compress(b"[" * (32 << 20))
+    before = memory_bytes()
+    http = urllib3.PoolManager(retries=False)
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    answer = http.request("POST", url + path, body=bomb, headers=headers)
+    assert (answer.status, json.loads(answer.data)["error"]) == (415, "InvalidInput")
+    assert memory_bytes() - before < 200 << 20
+
+
+def test_a_gibibyte_is_cut_off_at_the_limit(url: str) -> None:
+    sent = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(1 << 14):
+            sent += 65_536
+            yield b" " * 65_536
+
+    with contextlib.suppress(urllib3.exceptions.HTTPError):
+        status, _ = post(url, "/v1/groups/g/ingest", pieces(), wire.ARROW)
+        assert status in (400, 413)
+    assert sent < 256 << 20
+
+
+def test_a_parquet_file_is_decoded_by_a_process_of_its_own(tmp_path: Path) -> None:
+    """A decoder that dies takes its upload with it, and nothing else."""
+    with fs.open(tmp_path / "store") as store:
+        store.create_feature_group("g", record_identifier="k", event_time="at", features=FEATURES)
+        at = pa.array([datetime(2013, 1, 1, tzinfo=UTC)] * 30_000, pa.timestamp("us", tz="UTC"))
+        table = pa.table({"k": [f"k{i}" for i in range(30_000)], "at": at})
+        with serving(store, SMALL._replace(decode_memory_bytes=4 << 20)) as url:
+            status, problem = post(url, "/v1/groups/g/ingest", parquet(table), wire.PARQUET)
+            assert (status, problem["error"]) in ((400, "InvalidInput"), (413, "TooLarge")), problem
+            assert store.snapshot() == 0
+            assert post(url, "/v1/batch-get", json.dumps({"keys": {"g": ["k1"]}}))[0] == 200
+        with serving(store, SMALL) as url:
+            status, counts = post(url, "/v1/groups/g/ingest", parquet(table), wire.PARQUET)
+            assert (status, counts["accepted"]) == (200, 30_000)
+            path = "/v1/point-in-time?features=g:s&label_time=at"
+            status, rows = post(url, path, parquet(table.slice(0, 9)), wire.PARQUET)
+            assert (status, len(rows)) == (200, 9)
+
+
+def test_a_look_up_of_many_that_is_not_read_is_dropped(tmp_path: Path) -> None:
+    with fs.open(tmp_path / "store") as store:
+        store.create_feature_group("g", record_identifier="k", event_time="at", features=FEATURES)
+        rows = [{"k": f"k{i}", "at": AT, "s": "x" * 100_000} for i in range(400)]
+        store.ingest("g", rows)
+        with serving(store, SMALL._replace(keys=1000)) as url:
+            host, port = url.removeprefix("http://").split(":")
+            body = json.dumps({"keys": {"g": [f"k{i}" for i in range(400)]}}).encode()
+            with socket.create_connection((host, int(port))) as client:
+                head = b"POST /v1/batch-get HTTP/1.1\r\nHost: localhost\r\n"
+                client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
+                time.sleep(SMALL.stall_seconds * 3)
+                client.settimeout(20)
+                got = 0
+                with contextlib.suppress(ConnectionError):
+                    while data := client.recv(1 << 20):
+                        got += len(data)
+                assert got < 40_000_000

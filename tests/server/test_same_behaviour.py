@@ -746,16 +746,24 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_both_doors_refuse_in_the_same_words(case: str, tmp_path: Path) -> None:
-    with fs.open(tmp_path / "store", clock=lambda: CLOCK) as local:
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+    """Give one store by both doors; whatever is refused leaves it as it is."""
+    folder = tmp_path_factory.mktemp("refusing")
+    with fs.open(folder / "store", clock=lambda: CLOCK) as local:
         make(local)
-        here = outcome(lambda: REFUSED[case](local))
         with serving(local) as url, fs.connect(url) as remote:
-            there = outcome(lambda: REFUSED[case](remote))
-        assert isinstance(here, tuple), here
-        assert there == here
-        assert local.snapshot() == 0
+            yield local, remote
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_both_doors_refuse_in_the_same_words(case: str, refusing: Any) -> None:
+    local, remote = refusing
+    here, there = (outcome(lambda door=door: REFUSED[case](door)) for door in (local, remote))
+    assert isinstance(here, tuple), here
+    assert there == here
+    assert local.snapshot() == 0
+    assert [group.version for group in local.list_feature_groups()] == [1]
 
 
 @pytest.mark.usefixtures("weather")
