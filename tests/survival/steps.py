@@ -485,7 +485,10 @@ def harm(book: Book, through: str, at: int, mode: str, plant: str | None = None)
 def campaign(
     count: int, seed: int, plant: str | None = None, through: str = "seam", start: int = 0
 ) -> str:
-    """Step through so many faults, from one number on, in an order that the seed gives."""
+    """Step through so many faults, from one number on, in an order that the seed gives.
+
+    Interrupted (SIGINT, SIGTERM), it says how far it has come.
+    """
     reason = reason_not_to(through)
     if reason:
         raise SystemExit(reason)
@@ -494,7 +497,14 @@ def campaign(
     every = faults_of(book, through)
     random.Random(seed).shuffle(every)
     chosen = every[start : start + count]
-    broken = [said for fault in chosen if (said := harm(book, through, *fault, plant))]
+    broken: list[str] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number, fault in enumerate(chosen):
+        try:
+            broken += filter(None, [harm(book, through, *fault, plant)])
+        except KeyboardInterrupt:
+            chosen = chosen[:number]
+            break
     if broken:
         raise Broken(f"{len(broken)} of {len(chosen)} faults, seed {seed}:\n" + "\n".join(broken))
     return (
