@@ -173,6 +173,8 @@ def measured(store: fs.FeatureStore) -> tuple[float, ...]:
 def grown(samples: np.ndarray, times: np.ndarray, warm: float) -> list[str]:
     """Say what is not flat."""
     rows = samples[samples[:, 0] > warm]
+    if len(rows) < 10:
+        return [f"only {len(rows)} measurements after the first fifth: too short a time to tell"]
     at, resident, descriptors, readers, file_bytes, used_bytes = rows.T
     slope = float(np.polyfit(at / 3600, resident, 1)[0])
     tenth = max(1, len(rows) // 10)
