@@ -30,7 +30,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from featurestore.store import FeatureStore
 
@@ -118,9 +120,8 @@ class Baseline:
         about = formats.read_json(path / ABOUT) if (path / ABOUT).exists() else {}
         columns: dict[str, Column] = {}
         if "features" in statistics:
-            columns = formats.columns_in(statistics)
-            if (path / COLUMNS).exists():
-                columns |= _read_columns(path / COLUMNS, columns)
+            exact = _read_columns(path / COLUMNS) if (path / COLUMNS).exists() else {}
+            columns = formats.columns_in(statistics, exact)
         about.setdefault("rows", int(statistics.get("dataset", {}).get("item_count", 0)))
         return cls(statistics, constraints, columns, about)
 
@@ -144,22 +145,19 @@ def _write_columns(path: Path, columns: dict[str, Column]) -> None:
         files.publish(temporary, path)
 
 
-def _read_columns(path: Path, described: dict[str, Column]) -> dict[str, Column]:
+def _read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the sorted columns as they lie in the file, mapped."""
     import numpy as np
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    found: dict[str, Column] = {}
-    for name in table.column_names:
-        column = described.get(name)
-        if not isinstance(column, Number):
-            continue
-        values = table[name].chunk(0).values
-        exact = np.frombuffer(
+    lists = {name: table[name].chunk(0).values for name in table.column_names}
+    return {
+        name: np.frombuffer(
             values.buffers()[1] or b"", np.float64, count=len(values), offset=8 * values.offset
         )
-        found[name] = replace(column, values=exact)
-    return found
+        for name, values in lists.items()
+    }
 
 
 # ── of data ──────────────────────────────────────────────────────────────────────────────────

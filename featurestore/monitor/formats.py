@@ -152,23 +152,42 @@ def rank_error(rows: int, k: int = SKETCH_K) -> float:
     return 0.0 if rows <= k else (1 << math.ceil(math.log2(rows / k))) / 2 / rows
 
 
-def columns_in(statistics: Mapping[str, Any]) -> dict[str, Column]:
-    """Return the columns that a statistics file describes, as exact as its sketches are."""
+def columns_in(
+    statistics: Mapping[str, Any], exact: Mapping[str, NDArray[np.float64]] | None = None
+) -> dict[str, Column]:
+    """Return the columns that a statistics file describes, as exact as its sketches are.
+
+    Parameters
+    ----------
+    exact : mapping of str to float64[n], optional
+        Sorted values by name, of columns whose sketch need not be unfolded.
+    """
     rows = int(statistics["dataset"]["item_count"])
-    return {about["name"]: _column_in(about, rows) for about in statistics["features"]}
+    known = {} if exact is None else exact
+    return {
+        about["name"]: _column_in(about, rows, known.get(about["name"]))
+        for about in statistics["features"]
+    }
 
 
-def _column_in(about: Mapping[str, Any], rows: int) -> Column:
+def _unfolded(numerical: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the values that a sketch stands for, each item as often as its level says."""
     import numpy as np
 
+    levels = numerical.get("distribution", {}).get("kll", {}).get("sketch", {}).get("data", [])
+    items = np.array([number_in(item) for level in levels for item in level], np.float64)
+    weights = np.repeat(1 << np.arange(len(levels)), [len(level) for level in levels])
+    order = np.argsort(items, kind="stable")
+    return np.repeat(items[order], weights[order])
+
+
+def _column_in(
+    about: Mapping[str, Any], rows: int, exact: NDArray[np.float64] | None = None
+) -> Column:
     name = about["name"]
     if "numerical_statistics" in about:
         found = about["numerical_statistics"]
-        levels = found.get("distribution", {}).get("kll", {}).get("sketch", {}).get("data", [])
-        items = np.array([number_in(item) for level in levels for item in level], np.float64)
-        weights = np.repeat(1 << np.arange(len(levels)), [len(level) for level in levels])
-        order = np.argsort(items, kind="stable")
-        values = np.repeat(items[order], weights[order])
+        values = _unfolded(found) if exact is None else exact
         column = number_of(
             name,
             values,
