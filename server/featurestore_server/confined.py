@@ -287,6 +287,7 @@ def _environment() -> dict[str, str]:
         # Only a process of one thread can be copied.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
     }
 
 
