@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("featurestore.server")
 
-#: How long a thread at work may keep the interpreter from the event loop, which a look-up waits
-#: for.  Python's own 5 ms would be thirty look-ups.
-_SWITCH_SECONDS = 0.0005
-
 
 class Listening(NamedTuple):
     """Where a worker listens.
@@ -103,7 +99,6 @@ def main() -> None:
     tls = options["tls"]
     listening = Listening(options["host"], options["port"], None if tls is None else tuple(tls))
     limits = Limits(**options["limits"])
-    sys.setswitchinterval(_SWITCH_SECONDS)
     with fs.open(options["store"]) as store:
         app = Application(store, limits, Path(options["folder"]))
         app.open_to_all = options["anonymous"]
