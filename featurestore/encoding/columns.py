@@ -521,6 +521,8 @@ def decode_history(
     """
     schema = history_schema(group)
     keys, records = runs_of(keys), runs_of(records)
+    if not records.rows:  # as most tails are: a thousand features are not decoded of no rows
+        return schema.empty_table()
     tables = [
         _history_table(_lay_out(group, records, rows), keys.part(rows), key_hash, schema)
         for rows in _blocks(records)

@@ -203,23 +203,34 @@ def _sort_runs(starts: Int64, order: Int64, time_us: Int64, spare: Int64) -> Non
             _radix_sort(order, time_us, low, high, spare)
 
 
-@kernel(INT64, INT64, _BEST_ROW, returns=types.boolean)
-def _newer(event_us: int, seq: int, best: np.void) -> bool:
-    """Say whether a row beats the best so far.  The order of everything: (event time, seq)."""
-    if best["row"] == NO_ROW or event_us > best["event_time_us"]:
+@kernel(_BEST_ROW, _BEST_ROW, returns=types.boolean)
+def _newer(one: np.void, best: np.void) -> bool:
+    """Say whether a best row beats another.  The order of everything: (event time, seq).
+
+    Rows of one file may share a seq that stands for all of theirs; the later one is then newer.
+    """
+    if best["row"] == NO_ROW or one["event_time_us"] > best["event_time_us"]:
         return True
-    return bool(event_us == best["event_time_us"] and seq > best["seq"])
+    if one["event_time_us"] < best["event_time_us"]:
+        return False
+    if one["seq"] != best["seq"]:
+        return bool(one["seq"] > best["seq"])
+    return bool(one["row"] > best["row"])
 
 
 @kernel(_BEST, INT64, INT64, INT64, INT64)
 def _put_down(best: npt.NDArray[np.void], at: int, event_us: int, seq: int, row: int) -> None:
     """Let a row be the best of a label, unless that has a newer one.
 
-    Of two rows with the same seq, which then is their whole chunk's, the later to come is newer.
+    Of two rows with one seq, which then stands for those of their whole file, the later is newer.
     No branch: which row is newer cannot be foreseen, and to write three numbers costs less.
     """
     now_us, now_seq, now_row = best[at]["event_time_us"], best[at]["seq"], best[at]["row"]
-    newer = (now_row == NO_ROW) | (event_us > now_us) | ((event_us == now_us) & (seq >= now_seq))
+    newer = (
+        (now_row == NO_ROW)
+        | (event_us > now_us)
+        | ((event_us == now_us) & ((seq > now_seq) | ((seq == now_seq) & (row > now_row))))
+    )
     best[at]["event_time_us"] = event_us if newer else now_us
     best[at]["seq"] = seq if newer else now_seq
     best[at]["row"] = row if newer else now_row
@@ -431,7 +442,7 @@ def asof_update(
         Sequence numbers; empty where ``seq_of_all`` and the order of the rows tell enough.
     seq_of_all : int
         Where there are no others: a number that compares as each of them would with those of any
-        other chunk.  Of two rows with the same key and event time, the later one is then newer.
+        other file.  Of two rows of this one with one key and event time, the later is the newer.
     write_us : int64[m] or int64[0]
         When each row arrived; empty when only event times decide what is known.
     delay_us : int
@@ -603,7 +614,7 @@ def asof_finish(starts: Int64, best: npt.NDArray[np.void]) -> None:
     for key in range(starts.size - 1):
         for i in range(starts[key] + 1, starts[key + 1]):
             before = best[i - 1]
-            if before["row"] != NO_ROW and _newer(before["event_time_us"], before["seq"], best[i]):
+            if before["row"] != NO_ROW and _newer(before, best[i]):
                 best[i] = before
 
 

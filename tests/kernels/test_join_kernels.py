@@ -85,11 +85,11 @@ def runs(draw: st.DrawFn) -> tuple[list[tuple[int, int, int]], list[tuple[int, i
 @given(
     drawn=runs(), delay_us=st.sampled_from([0, 1, 3, INT64_MAX]), cut=st.integers(0, 20),
     with_seq=st.booleans(), second_is_newer=st.booleans(), key_order=st.permutations(range(3)),
-    hidden=st.integers(-1, 2),
+    hidden=st.integers(-1, 2), piece=st.integers(0, 12),
 )  # fmt: skip
 def test_runs_against_every_row_of_the_key(
     kernels: Any, drawn: Any, delay_us: int, cut: int, with_seq: bool, second_is_newer: bool,
-    key_order: Any, hidden: int,
+    key_order: Any, hidden: int, piece: int,
 ) -> None:  # fmt: skip
     (kernel,) = kernels
     rows, labels = drawn
@@ -99,15 +99,17 @@ def test_runs_against_every_row_of_the_key(
     for part, seq_of_all in ((rows[:cut], second_is_newer * -50), (rows[cut:], -20)):
         counted = part if with_seq else [(c, t, seq_of_all + s) for c, t, s in part]
         file = sorted(counted, key=lambda row: (key_order[row[0]], row[1], row[2]))
-        begins = [i for i, row in enumerate(file) if i == 0 or row[0] != file[i - 1][0]]
-        kernel(
-            laid.starts, laid.time_us, laid.best, int64(begins),
-            int64(-1 if file[i][0] == hidden else file[i][0] for i in begins),
-            unaligned(int64(t for _, t, _ in file)),
-            int64(s for _, _, s in file) if with_seq else NONE, seq_of_all, delay_us, first,
-        )  # fmt: skip
-        numbered += file
-        first += len(file)
+        # A file in two stretches, as its row groups are: ties and keys may be cut in two.
+        for stretch in (file[:piece], file[piece:]):
+            begins = [i for i, row in enumerate(stretch) if i == 0 or row[0] != stretch[i - 1][0]]
+            kernel(
+                laid.starts, laid.time_us, laid.best, int64(begins),
+                int64(-1 if stretch[i][0] == hidden else stretch[i][0] for i in begins),
+                unaligned(int64(t for _, t, _ in stretch)),
+                int64(s for _, _, s in stretch) if with_seq else NONE, seq_of_all, delay_us, first,
+            )  # fmt: skip
+            numbered += stretch
+            first += len(stretch)
     asof.asof_finish(laid.starts, laid.best)
     found = dict(zip(laid.order.tolist(), laid.best["row"].tolist(), strict=True))
     for number, (code, label_us) in enumerate(labels):
@@ -117,6 +119,17 @@ def test_runs_against_every_row_of_the_key(
             if c == code != hidden and t + delay_us <= label_us
         ]
         assert found[number] == max(known, default=(0, 0, asof.NO_ROW))[2]
+
+
+def test_a_tie_cut_in_two_of_which_one_half_is_put_down_only() -> None:
+    laid = asof.asof_prepare(int64([0] * 4), int64([1, 5, 6, 7]), 1)
+    for first, times in ((0, [2, 3, 4, 5]), (4, [5])):
+        asof.asof_runs(
+            laid.starts, laid.time_us, laid.best, int64([0]), int64([0]), int64(times),
+            NONE, 9, 0, first,
+        )  # fmt: skip
+    asof.asof_finish(laid.starts, laid.best)
+    assert laid.best["row"].tolist() == [asof.NO_ROW, 4, 4, 4]
 
 
 def test_bad_runs_are_refused() -> None:
