@@ -30,8 +30,9 @@ goals were found on, where pyarrow decodes the file in 3.5 and DuckDB joins in 1
 **Reached** (full size; ``python -m bench point_in_time --size full``, one case alone with ``--only
 compacted``, repeated with ``--rounds 3``): not yet measured on a quiet machine.  At small size, as
 ratios of CPU on a busy one: `compacted` 19x DuckDB, 17x over our very files, 0.35x the decoding;
-`five_groups` 11x DuckDB and 4.6x pandas; `rides` 9.6x DuckDB.  A tenth of the data is a hundredth
-of a second's work there, so that what a join costs whatever its size weighs as much.
+`five_groups` 11x DuckDB and 4.6x pandas; `rides` 9.6x DuckDB.  Short of their goals there:
+`in_memory` 4.5x DuckDB, `wide` 2.8x the gather, `uncompacted` 6x and `few_labels` 0.34x our own
+`compacted`, which takes 30 ms of CPU: what a join costs whatever its size weighs as much.
 
 All sides use the threads they like, on files in the page cache; the answer of each is checked
 against arithmetic, to the last bit.  Times of one key are distinct, as a peer may break ties as it
