@@ -5,6 +5,13 @@ signature verified; records have 20 features, as text.  One caller, one connecti
 the other, as most code that uses boto3 has it.
 
 ==============  ==================================================================================
+case            what is asked
+==============  ==================================================================================
+put             one record put
+get             one record looked up
+==============  ==================================================================================
+
+==============  ==================================================================================
 side            what is done
 ==============  ==================================================================================
 boto3           the call, as anybody writes it: validated, serialised, signed, sent, parsed

@@ -11,7 +11,8 @@
     │   ├── StaleDelete               ├── RequestMismatch        ├── UnknownConsumer
     │   ├── ConsumerExists            ├── ConsumerDropped        ├── RecordNotFound
     │   ├── StaleUpdate               ├── TooLarge               ├── UnknownModel
-    │   ├── UnknownJob                └── RecordErased
+    │   ├── UnknownJob                ├── UnknownTrainingSet     ├── LeakFound
+    │   └── RecordErased
     ├── Unavailable               try again
     │   ├── StoreBusy                 ├── OutcomeUnknown         └── Unreachable
     ├── AccessDenied              use another API key, or ask for a role

@@ -14,6 +14,7 @@ import os
 import time
 
 os.environ["TZ"] = "Asia/Kathmandu"
+os.environ["COLUMNS"] = "200"  # a console made at import is as wide as one made in a test
 time.tzset()
 
 from typing import TYPE_CHECKING, Any  # noqa: E402 - the zone comes first

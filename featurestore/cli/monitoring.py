@@ -14,13 +14,6 @@ import featurestore as fs
 from featurestore.cli.outputs import cell, counted, err, out, pairs_table, print_json
 from featurestore.errors import InvalidInput
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Watch feature groups: baselines, drift, quality, schedules, reports.",
-)
-
 StorePath = Annotated[
     Path,
     typer.Option("--store", "-s", envvar="FEATURESTORE_PATH", help="Directory of the store."),
@@ -48,6 +41,19 @@ VIOLATED = 1
 def examples(*lines: str) -> str:
     """Return the part of a help text that shows the command in use."""
     return "\b\n[bold]Examples[/bold]\n" + "\n".join(f"  {line}" for line in lines)
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Watch feature groups: baselines, drift, quality, schedules, reports.",
+    epilog=examples(
+        "featurestore monitor baseline group:weather ./october --every 7d",
+        "featurestore monitor create weather-drift group:weather --kind drift --baseline ./october",
+        "featurestore monitor due",
+    ),
+)
 
 
 def settings_of(texts: list[str] | None) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Records:
     >>> records = Records(2, has_label=True)
     >>> data = records.write(np.array([[1, 2]], np.float32), np.array([3], np.float32))
     >>> len(data), data[:4].hex()
-    (56, '0a23d7ce')
+    (52, '0a23d7ce')
     >>> records.read(data)[0].tolist()
     [[1.0, 2.0]]
     """
