@@ -29,7 +29,7 @@ from featurestore.event_time import to_datetime
 from featurestore.storage import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from featurestore.store import FeatureStore
@@ -70,8 +70,14 @@ def folder(store: FeatureStore, name: str) -> Path:
     return store.path / "jobs" / name
 
 
-def create(store: FeatureStore, name: str, facts: Record) -> Record:
-    """Begin a record, ``InProgress`` and ``Starting``.
+def create(
+    store: FeatureStore,
+    name: str,
+    facts: Record,
+    *,
+    instead_of: Callable[[Record], bool] = lambda _: False,
+) -> Record:
+    """Begin a record, ``InProgress`` and ``Starting``; also in place of one that may go.
 
     Raises
     ------
@@ -81,7 +87,7 @@ def create(store: FeatureStore, name: str, facts: Record) -> Record:
     now_us = store.documents.now_us()
 
     def change(found: Record | None) -> Record:
-        if found is not None:
+        if found is not None and not instead_of(found):
             raise InvalidInput(f'There is a job "{name}" already, {found["status"]}.')
         return {
             **facts,

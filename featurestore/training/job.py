@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.errors import InvalidInput, UnknownJob
 from featurestore.event_time import duration_us
 from featurestore.jobs import records, series
+from featurestore.storage import files
 from featurestore.training import contract, experiments, lineage
 from featurestore.training.contract import Folders
 from featurestore.training.supervisor import Supervisor
@@ -271,12 +272,19 @@ def train(
     }
     with contextlib.ExitStack() as held:
         held.enter_context(records.running(store, f"{PREFIX}/{name}"))
-        records.create(store, f"{PREFIX}/{name}", facts)
+        # Its lock is held: one that is there and never began has died on the way.
+        records.create(store, f"{PREFIX}/{name}", facts, instead_of=never_began)
+        files.remove_folder(job.folders.ml)
         if experiment:
             experiments.begin(store, experiment, name, job=f"{PREFIX}/{name}")
         if _prepare(store, job, program, channels or {}, evaluate):
             return job
         return _supervise(store, job, watch, held.pop_all(), wait=wait)
+
+
+def never_began(record: Record) -> bool:
+    """Return whether a job's process died before its data was there: it is to begin anew."""
+    return record["status"] not in records.ENDED and "argv" not in record
 
 
 def get(store: FeatureStore, name: str) -> Job:

@@ -449,7 +449,8 @@ class _Search:
         def watch(metric: str, step: int, value: float) -> str:
             return self._watch(live, step, value) if metric == self._metric else ""
 
-        if self._store.documents.get(records.KIND, f"{train_job.PREFIX}/{name}") is None:
+        there = self._store.documents.get(records.KIND, f"{train_job.PREFIX}/{name}")
+        if there is None or train_job.never_began(there):
             asked = {**self._template, "params": {**self._request["params"], **trial["params"]}}
             told = {"name": name, "parent": f"{PREFIX}/{self._name}", "watch": watch}
             return train_job.train(self._store, **{**asked, **told})

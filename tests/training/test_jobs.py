@@ -86,6 +86,21 @@ def test_a_script_finds_what_sagemaker_promises_and_nothing_else(
     }  # fmt: skip
 
 
+def test_a_job_that_died_before_its_data_was_there_begins_anew(
+    store: fs.FeatureStore, tmp_path: Path
+) -> None:
+    records.create(store, "train/early", {"spec": {}})
+    left = training.get(store, "early").folders.data / "train" / "half.csv"
+    left.parent.mkdir(parents=True)
+    left.write_text("1\n")
+    entry = script(tmp_path, "look.py", LOOK)
+    job = training.train(store, entry=entry, name="early")
+    assert job.status == "Completed", job.logs()
+    assert not left.exists()
+    with pytest.raises(fs.InvalidInput, match="There is a job"):
+        training.train(store, entry=entry, name="early")
+
+
 def test_fast_file_shows_the_files_themselves(store: fs.FeatureStore, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.csv").write_text("1\n")
