@@ -51,10 +51,10 @@ RISKIEST = (
     "FROM latest.late_scores ORDER BY score DESC, flight_id LIMIT 3"
 )
 
-FURTHER_AHEAD = (
-    "The model learnt from questions asked two hours before each departure. Here a whole day is "
-    "asked about at its midnight, when the planes' last delays are of the evening before or too "
-    "old to be used: the day's AUC is of a harder question than the test's, and of one day only."
+TWO_AUCS = (
+    "The two AUCs measure different things: the first is of months of flights, each asked about "
+    "two hours before it was to leave; the second of a single day, asked about at its midnight. "
+    "Single days differ widely."
 )
 
 
@@ -125,7 +125,7 @@ def go_round(
     show.answer(f'store.sql("{RISKIEST}")', screen.rows_table(store.sql(RISKIEST)))
     outcome = Circle(version, midnight, scored, predicted, auc, watched, reports, show.steps)
     show.answer("What happened", summary(outcome))
-    show.paragraph(FURTHER_AHEAD)
+    show.paragraph(TWO_AUCS)
     show_paths(reports, show)
     return outcome
 
