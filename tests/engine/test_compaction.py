@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,9 @@ def bytes_written(store: fs.FeatureStore) -> int:
 _SEEN: dict[str, dict[int, int]] = {}
 
 
+@pytest.mark.skipif(
+    "FEATURESTORE_KEY_HASH_BITS" in os.environ, reason="rows of one hash are held together"
+)
 def test_memory_does_not_grow_with_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held of the files at once: some row groups, however large the window."""
     held: list[int] = []
