@@ -26,13 +26,14 @@ it every ``max_lock``.
 From sixteen threads of Python a put costs two switches of the interpreter's lock besides: a loop
 that does nothing but hand itself to another thread and wait for a sync takes 40 to 90 µs a turn.
 
-**Reached** (full size, medians of 2 rounds; other work ran beside it, so quiet figures are still to
-come; ``python -m bench online_put --size full``):
+**Reached** (full size, medians; ``python -m bench online_put --size full``):
 
 ==============  ==================================================================================
-batch           `ingest` 2.7 x C, `write` of dicts 7.2 x C (CPU)
-strict          1.7 x C (wall); sixteen threads put 3 times what one does
-beside_ingest   p99 10 ms above the quiet one (small size), beside a thread or a process
+batch           `ingest` 2.8 x C, `write` of dicts 7.3 x C (CPU), before dicts went by column and
+                the journal was drained by compiled loops; since then 15 µs a dict where it was 27,
+                and 7 a row of Arrow where it was 10, beside other work
+strict          1.36 x C (wall); sixteen threads put 3.0 times what one does
+beside_ingest   p99 8 ms above the quiet one beside a process, 15 ms beside a thread
 ==============  ==================================================================================
 
 What is to the peers' advantage: SQLite, Redis, py-lmdb and Feast keep no history; C, py-lmdb and
