@@ -29,9 +29,8 @@ that does nothing but hand itself to another thread and wait for a sync takes 40
 **Reached** (full size, medians; ``python -m bench online_put --size full``):
 
 ==============  ==================================================================================
-batch           `ingest` 2.8 x C, `write` of dicts 7.3 x C (CPU), before dicts went by column and
-                the journal was drained by compiled loops; since then 15 µs a dict where it was 27,
-                and 7 a row of Arrow where it was 10, beside other work
+batch           `ingest` 2.0 x C, `write` of dicts 3.0 x C (CPU), draining the journal included,
+                which C does not; 10,000 dicts are 220,000 objects to look at, and 10,000 to give
 strict          1.36 x C (wall); sixteen threads put 3.0 times what one does
 beside_ingest   p99 8 ms above the quiet one beside a process, 15 ms beside a thread
 ==============  ==================================================================================
