@@ -18,8 +18,8 @@ being known beforehand: KS needs the order.
 3, four dictionaries at 20, and decoding 160 MB of columns: 0.9 CPU-s.
 
 **Reached** (``python -m bench drift --size full``, one round): 1.26 CPU-s, 14.6 times scipy and
-79.5 times Evidently 0.7.23 (100 CPU-s; 169 when it was measured apart); memory 0.86 GB resident with
-the pages of mapped files, 0.56 GB of its own.  The goals are 10, 80, and 600 MB.
+79.5 times Evidently 0.7.23 (100 CPU-s; 169 when it was measured apart); memory 0.86 GB resident
+with the pages of mapped files, 0.56 GB of its own.  The goals are 10, 80, and 600 MB.
 
 `scipy` and `ours` agree on every KS and Wasserstein to six digits, and with a plain computation.
 """  # noqa: D400  a benchmark asks a question
