@@ -4,8 +4,8 @@
 
     python -m tests.golden_stores      write tests/golden/stores/format-<n>.tar.xz, once a format
 
-A store with one of everything, half of it left as ``kill -9`` leaves it, and the answers to all
-questions as they were when it was written.  **A change of a golden store is a change of the
+A store with one of everything, and the answers to all questions as they were when it was written.
+It was closed in order; what a killed process leaves is the survival campaigns' subject.  **A change of a golden store is a change of the
 format**: then there is a new number, and a new file beside the old ones.
 """
 
