@@ -14,8 +14,8 @@ How each column is encoded is decided for each file, by what a sample of it weig
 A file is described once, when it is written (:func:`describe`), and never changes afterwards.
 Page checksums are written and checked on every read through here; the manifest keeps size and
 digest of the whole.  A file that the file system says nobody has touched since it was written is
-read at once; any other is held to its digest first, once in a process (:func:`require_sound`).  Bits
-that rot under a file system are found by `scrub` and `verify`, which read them all.
+read at once; any other is held to its digest first, once in a process (:func:`require_sound`).
+Bits that rot under a file system are found by `scrub` and `verify`, which read them all.
 """
 
 from __future__ import annotations
