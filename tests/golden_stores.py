@@ -5,8 +5,9 @@
     python -m tests.golden_stores      write tests/golden/stores/format-<n>.tar.xz, once a format
 
 A store with one of everything, and the answers to all questions as they were when it was made.
-It was closed in order; what a killed process leaves is the survival campaigns' subject.  **A change of a golden store is a change of the
-format**: then there is a new number, and a new file beside the old ones.
+It was closed in order; what a killed process leaves is the survival campaigns' subject.
+
+**A change of a golden store is a change of the format**: then there is a new number, and a new file beside the old ones.
 """
 
 from __future__ import annotations
