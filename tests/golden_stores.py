@@ -7,7 +7,8 @@
 A store with one of everything, and the answers to all questions as they were when it was made.
 It was closed in order; what a killed process leaves is the survival campaigns' subject.
 
-**A change of a golden store is a change of the format**: then there is a new number, and a new file beside the old ones.
+**A change of a golden store is a change of the format**: then there is a new number, and a new
+file beside the old ones.
 """
 
 from __future__ import annotations
