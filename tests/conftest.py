@@ -6,11 +6,15 @@ local time is wrong by an amount that no test expects, on every machine.
 A store a test opens through ``open_store`` is verified when the test is over: whatever the test
 was about, it also says that what it did left a sound store behind.  A test that damages a store
 on purpose closes it itself.
+
+In the derandomised profiles the engine's random bytes are derived from the test's name, so that
+the hashes of keys, and with them what lies in which file, are the same in every run.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import time
 
 os.environ["TZ"] = "Asia/Kathmandu"
@@ -23,9 +27,10 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 import featurestore as fs  # noqa: E402
+from featurestore.storage import seam  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 #: Run by tests/server/sdk.py where SageMaker's SDKs are, which is not here.
@@ -44,6 +49,20 @@ settings.register_profile("quick", settings.get_profile("dev"), **REPEATABLE)
 settings.register_profile("ci", max_examples=100, stateful_step_count=30, **REPEATABLE, **COMMON)
 settings.register_profile("nightly", max_examples=1000, stateful_step_count=50, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+os.register_at_fork(after_in_child=lambda: setattr(seam, "random_bytes", os.urandom))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Give a test random bytes of its own, the same in every run of a derandomised profile."""
+    if settings().derandomize:
+        seam.random_bytes = random.Random(item.nodeid).randbytes
+    try:
+        return (yield)
+    finally:
+        seam.random_bytes = os.urandom
 
 
 def pytest_report_header() -> str:
