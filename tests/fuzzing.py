@@ -38,7 +38,7 @@ from zlib import crc32
 
 import numpy as np
 
-from featurestore.encoding import columns, keys, values
+from featurestore.encoding import columns, key_columns, keys, values
 from featurestore.errors import CorruptStore, FeatureStoreError, InvalidInput
 from featurestore.event_time import MAX_US, MIN_US, duration_us, to_us
 from featurestore.feature_view import FeatureView
@@ -109,7 +109,7 @@ def key(data: bytes) -> None:
     found = refused(keys.decode_key, data[4:], dtypes, error=CorruptStore)
     if found is not None:
         assert keys.encode_key(found, dtypes) == data[4:]
-    many = refused(columns.decode_keys, [data[4:]], dtypes, error=CorruptStore)
+    many = refused(key_columns.decode_keys, [data[4:]], dtypes, error=CorruptStore)
     assert (many is None) == (found is None)
 
 
@@ -283,7 +283,18 @@ def main() -> int:
 def _engine(target: str, arguments: list[str]) -> int:
     import atheris
 
-    parsers = [values, columns, keys, journal, manifest, catalog, consumers, commits, requests]
+    parsers = [
+        values,
+        columns,
+        key_columns,
+        keys,
+        journal,
+        manifest,
+        catalog,
+        consumers,
+        commits,
+        requests,
+    ]
     parsers += [sys.modules[known.__module__] for known in (to_us, define, FeatureView)]
     for function in {f for module in parsers for f in _functions(module)}:
         atheris.instrument_func(function)

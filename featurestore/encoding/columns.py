@@ -1,6 +1,6 @@
-"""Many records and keys at once: Arrow columns to bytes and back, with numpy.
+"""Many records at once: Arrow columns to bytes and back, with numpy.
 
-The bytes are those of ``values`` and ``keys``, to the last bit; only the road differs.  A record
+The bytes are those of ``values``, to the last bit; only the road differs.  A record
 is a whole number of 64-bit words, so records laid end to end are one array of words, and one slot
 of every record is one gather:
 
@@ -33,24 +33,28 @@ files, the kernels and SQL agree on:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.dtypes import MAX_DAYS, MIN_DAYS
-from featurestore.encoding.keys import (
-    ENCODERS,
-    TAG_BINARY,
-    TAG_DATE,
-    TAG_INT,
-    TAG_STRING,
-    TAG_TIMESTAMP,
-    decode_key,
-    too_long,
+from featurestore.encoding.buffers import (
+    NUMPY_TYPE,
+    RANGES,
+    array_of,
+    buffer_bytes,
+    fixed_values,
+)
+from featurestore.encoding.key_columns import decode_keys, hashes_of
+from featurestore.encoding.runs import (
+    Runs,
+    copy_runs,
+    copy_runs_plain,
+    joined,
+    offsets_of,
+    runs_of,
+    worth_compiling,
 )
 from featurestore.encoding.values import (
     ALIGNED_KINDS,
@@ -68,11 +72,11 @@ from featurestore.encoding.values import (
     version_problem,
 )
 from featurestore.errors import CorruptStore, InvalidRecord, SchemaMismatch
-from featurestore.event_time import MAX_US, MIN_US, NO_EXPIRY
-from featurestore.record import FLAG_DELETED, KEY_BYTES_MAX, RECORD_BYTES_MAX
+from featurestore.event_time import NO_EXPIRY
+from featurestore.record import FLAG_DELETED, RECORD_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,9 +99,6 @@ _BLOCK_ROWS = 8192
 # Bytes decoded together.  Arrow's strings have 32-bit offsets, so a block must stay below 2 GiB.
 _BLOCK_BYTES = 1 << 29
 
-# Up to this mean length a run of bytes is copied by index arrays (some 10 ns a byte), above it by
-# a slice for each run (some 200 ns, whatever its length).
-_INDEXED_BYTES_MAX = 24
 
 _REPORTED_ROWS_MAX = 100
 
@@ -214,7 +215,7 @@ def encode_records(
         data, sizes = _encode_block(group, block, *times, stores, first_row=start)
         blocks.append(data)
         lengths.append(sizes)
-    return Records(_joined(blocks, np.uint8), _offsets(_joined(lengths, np.int64)))
+    return Records(joined(blocks, np.uint8), offsets_of(joined(lengths, np.int64)))
 
 
 def stamp_many(
@@ -242,17 +243,6 @@ def stamp_many(
         key = keys[key_offsets[code] : key_offsets[code + 1]].tobytes()
         done = stamp(record, key, int(seqs[row]), int(write_us[row]))
         records.data[records.offsets[row] : records.offsets[row + 1]] = np.frombuffer(done, "u1")
-
-
-def _joined(arrays: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, dtype), *arrays])
-
-
-def _offsets(lengths: Ints) -> Ints:
-    """Return where each run of bytes begins, and where the last one ends."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
 
 
 def _exact(array: pa.Array | pa.ChunkedArray, feature: Feature) -> pa.Array:
@@ -307,7 +297,7 @@ def _encode_block(
     for column in heaped:
         pointers = np.where(column.nulls, 0, column.offsets | column.lengths << 32)
         words[at + first_slot + column.slot] = pointers
-        _copy_many(
+        copy_runs(
             data, (at << 3) + column.offsets, column.source, column.source_start, column.lengths
         )
     return data, lengths
@@ -381,9 +371,6 @@ def _nulls(array: pa.Array) -> Bools:
     return cast("Bools", array.is_null().to_numpy(zero_copy_only=False))
 
 
-_NUMPY_TYPE = {"b": "i1", "h": "<i2", "i": "<i4", "q": "<i8", "f": "<u4", "d": "<i8"}
-
-
 def _slot_words(array: pa.Array, dtype: DType) -> Ints:
     """Return fixed-width values as slots: 64-bit words, zero where null."""
     if array.null_count == len(array):
@@ -393,17 +380,11 @@ def _slot_words(array: pa.Array, dtype: DType) -> Ints:
         numpy_type = "i1"
     else:
         # Floats are taken as their bits.
-        numpy_type = _NUMPY_TYPE[element_format(dtype)]
-    values = _fixed_values(array, numpy_type).astype(np.int64)
+        numpy_type = NUMPY_TYPE[element_format(dtype)]
+    values = fixed_values(array, numpy_type).astype(np.int64)
     if array.null_count:
         values[_nulls(array)] = 0
     return values
-
-
-def _fixed_values(array: pa.Array, numpy_type: str) -> NDArray[Any]:
-    """Return the memory of a fixed-width Arrow array, without its nulls."""
-    width = np.dtype(numpy_type).itemsize
-    return np.frombuffer(array.buffers()[1], numpy_type, len(array), array.offset * width)
 
 
 def _heap_runs(array: pa.Array, dtype: DType) -> tuple[Bytes, Ints, Ints]:
@@ -421,15 +402,10 @@ def _heap_runs(array: pa.Array, dtype: DType) -> tuple[Bytes, Ints, Ints]:
         floats = array.values
         first = floats.offset * (dtype.bits >> 3) + array.offset * width
         starts = first + width * np.arange(count, dtype=np.int64)
-        return _memory(floats.buffers()[1]), starts, np.full(count, width, np.int64)
+        return buffer_bytes(floats.buffers()[1]), starts, np.full(count, width, np.int64)
     _, offsets, data = array.buffers()
     bounds = np.frombuffer(offsets, "<i4", count + 1, array.offset * 4).astype(np.int64)
-    return _memory(data), bounds[:-1], np.diff(bounds)
-
-
-def _memory(buffer: pa.Buffer | None) -> Bytes:
-    """Return a buffer as bytes; Arrow may leave out one that would be empty."""
-    return np.frombuffer(buffer, np.uint8) if buffer else np.zeros(0, np.uint8)
+    return buffer_bytes(data), bounds[:-1], np.diff(bounds)
 
 
 def _list_runs(array: pa.Array, element: DType) -> tuple[Bytes, Ints, Ints]:
@@ -440,22 +416,6 @@ def _list_runs(array: pa.Array, element: DType) -> tuple[Bytes, Ints, Ints]:
     pieces = [b"" if values is None else pack_list(element, values) for values in array.to_pylist()]
     lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
     return np.frombuffer(b"".join(pieces), np.uint8), np.cumsum(lengths) - lengths, lengths
-
-
-def _copy_runs(
-    target: Bytes, target_start: Ints, source: Bytes, source_start: Ints, lengths: Ints
-) -> None:
-    """Copy one run of bytes for each row: ``target[t : t + n] = source[s : s + n]``."""
-    total = int(lengths.sum())
-    if total > _INDEXED_BYTES_MAX * len(lengths):
-        to, of = target.data, source.data
-        runs = zip(target_start.tolist(), source_start.tolist(), lengths.tolist(), strict=True)
-        for t, s, n in runs:
-            to[t : t + n] = of[s : s + n]
-    elif total:
-        inner = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        here = np.repeat(target_start, lengths) + inner
-        target[here] = source[np.repeat(source_start, lengths) + inner]
 
 
 # ── records to columns ───────────────────────────────────────────────────────────────────────
@@ -646,7 +606,7 @@ def _value_table(laid: _Laid) -> pa.Table:
 def _history_table(laid: _Laid, keys: Runs, key_hash: KeyHash, schema: pa.Schema) -> pa.Table:
     group = laid.group
     codes, distinct = _distinct(keys)
-    hashes = _hashes_of(*distinct, key_hash)[codes]
+    hashes = hashes_of(*distinct, key_hash)[codes]
     take = pa.array(codes)
     identifiers = decode_keys(distinct, [feature.dtype for feature in group.key_features])
     expires_at_us = laid.word(5)
@@ -674,7 +634,7 @@ def _distinct(keys: Runs) -> tuple[Ints, Runs]:
     encoded = pa.Array.from_buffers(pa.large_binary(), keys.rows, buffers).dictionary_encode()
     _, bounds, data = encoded.dictionary.buffers()
     offsets = np.frombuffer(bounds, np.int64, len(encoded.dictionary) + 1)
-    return encoded.indices.to_numpy().astype(np.int64), Runs(_memory(data), offsets)
+    return encoded.indices.to_numpy().astype(np.int64), Runs(buffer_bytes(data), offsets)
 
 
 def _decode_feature(laid: _Laid, feature: Feature) -> pa.Array:
@@ -696,32 +656,18 @@ def _decode_feature(laid: _Laid, feature: Feature) -> pa.Array:
     return _fixed_array(laid, feature, slots, nulls)
 
 
-_RANGES = {"timestamp": (MIN_US, MAX_US), "date": (MIN_DAYS, MAX_DAYS)}
-
-
 def _fixed_array(laid: _Laid, feature: Feature, slots: Ints, nulls: Bools) -> pa.Array:
     """Return a column of fixed width from its slots; those of nulls are zero."""
     dtype = feature.dtype
-    if dtype.kind in _RANGES:
-        low, high = _RANGES[dtype.kind]
+    if dtype.kind in RANGES:
+        low, high = RANGES[dtype.kind]
         reason = f'feature "{feature.name}" is outside the years 1 to 9999'
         laid.refuse((slots < low) | (slots > high), reason)
     if dtype.kind == "bool":
         values: NDArray[Any] = np.packbits((slots & 0xFF) != 0, bitorder="little")
     else:
-        values = slots.astype(_NUMPY_TYPE[element_format(dtype)])
-    return _array(dtype.to_arrow(), nulls, [pa.py_buffer(values)])
-
-
-def _array(
-    arrow_type: pa.DataType,
-    nulls: Bools,
-    buffers: list[pa.Buffer],
-    children: list[pa.Array] | None = None,
-) -> pa.Array:
-    """Return an Arrow array of these buffers, led by the bitmap of what is not null."""
-    valid = pa.py_buffer(np.packbits(~nulls, bitorder="little")) if nulls.any() else None
-    return pa.Array.from_buffers(arrow_type, len(nulls), [valid, *buffers], children=children)
+        values = slots.astype(NUMPY_TYPE[element_format(dtype)])
+    return array_of(dtype.to_arrow(), nulls, [pa.py_buffer(values)])
 
 
 def _heap_array(laid: _Laid, feature: Feature, slots: Ints, nulls: Bools) -> pa.Array:
@@ -744,10 +690,10 @@ def _text_array(
 ) -> pa.Array:
     ends = np.cumsum(lengths)
     data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-    _copy_runs(data, ends - lengths, laid.words.view(np.uint8), place, lengths)
+    copy_runs_plain(data, ends - lengths, laid.words.view(np.uint8), place, lengths)
     offsets = np.concatenate([[0], ends]).astype(np.int32)
     buffers = [pa.py_buffer(offsets), pa.py_buffer(data)]
-    array = _array(feature.dtype.to_arrow(), nulls, buffers)
+    array = array_of(feature.dtype.to_arrow(), nulls, buffers)
     if feature.dtype.kind == "string":
         try:
             array.validate(full=True)
@@ -776,12 +722,12 @@ def _vector_array(
     laid.refuse(wrong, f'vector "{feature.name}" does not have {dtype.length} elements')
     data = np.zeros(count * width, np.uint8)
     row_start = width * np.arange(count, dtype=np.int64)
-    _copy_runs(data, row_start, laid.words.view(np.uint8), place, lengths)
+    copy_runs_plain(data, row_start, laid.words.view(np.uint8), place, lengths)
     arrow_type = dtype.to_arrow()
     floats = pa.Array.from_buffers(
         arrow_type.value_type, count * dtype.length, [None, pa.py_buffer(data)]
     )
-    return _array(arrow_type, nulls, [], [floats])
+    return array_of(arrow_type, nulls, [], [floats])
 
 
 def _list_array(
@@ -789,7 +735,7 @@ def _list_array(
 ) -> pa.Array:
     element = cast("DType", feature.dtype.element)
     data = laid.words.view(np.uint8).data
-    low, high = _RANGES.get(element.kind, (None, None))
+    low, high = RANGES.get(element.kind, (None, None))
     lists: list[list[Any] | None] = []
     rows = zip(place.tolist(), lengths.tolist(), nulls.tolist(), strict=True)
     for row, (start, length, is_null) in enumerate(rows):
@@ -806,382 +752,3 @@ def _list_array(
             raise _corrupt(laid.group, laid.first_row + row, reason)
         lists.append(values)
     return pa.array(lists, feature.dtype.to_arrow())
-
-
-# ── keys ─────────────────────────────────────────────────────────────────────────────────────
-
-# Importing numba takes half a second.  Where byte strings are few they are worked on one by one,
-# until so many have come to this process that the import would have paid.
-_FEW = 1024
-_FEW_IN_ALL = 32_768
-_few_so_far = 0
-
-
-def worth_compiling(count: int) -> bool:
-    """Return whether to work on so many byte strings in a compiled loop.
-
-    Keys are hashed before any lock is held, and that is where the loops are imported: after
-    :func:`_import_loops` even a few are for them.
-    """
-    return count >= _FEW or _few_so_far >= _FEW_IN_ALL
-
-
-def _count(count: int) -> None:
-    """Take note of byte strings to come, and import the loops as soon as they pay."""
-    global _few_so_far  # noqa: PLW0603  of this process
-    _few_so_far += count
-    if worth_compiling(count):
-        _import_loops()
-
-
-@cache
-def _import_loops() -> None:
-    for name in ("hashing", "ingest", "latest"):
-        import_module(f"featurestore.kernels.{name}")
-
-
-class KeyColumn:
-    """The keys of many rows, each distinct key once.
-
-    Attributes
-    ----------
-    codes : int64[n]
-        For each row the place of its key among the distinct ones; -1 where any component is null.
-    data, offsets : uint8[offsets[m]], int64[m + 1]
-        The distinct keys end to end, in order of appearance.
-    """
-
-    def __init__(self, codes: Ints, data: Bytes, offsets: Ints) -> None:
-        self.codes = codes
-        self.data = data
-        self.offsets = offsets
-        self._hashed: tuple[KeyHash, Ints] | None = None
-
-    @cached_property
-    def keys(self) -> list[bytes]:
-        """The distinct keys as objects, m of them."""
-        return Runs(self.data, self.offsets).split()
-
-    def hashes(self, key_hash: KeyHash) -> Ints:
-        """Return the hash of each distinct key, int64[m]."""
-        if self._hashed is None or self._hashed[0] is not key_hash:
-            self._hashed = (key_hash, _hashes_of(self.data, self.offsets, key_hash))
-        return self._hashed[1]
-
-    def ranks(self, key_hash: KeyHash) -> Ints:
-        """Return the place of each distinct key in the order (hash, key bytes), int64[m].
-
-        ``ranks[codes]`` sorts rows as files are sorted, with no byte of a key compared again.
-        """
-        order = self.file_order(key_hash)
-        ranks = np.empty(len(order), np.int64)
-        ranks[order] = np.arange(len(order))
-        return ranks
-
-    def file_order(self, key_hash: KeyHash) -> Ints:
-        """Return the places of the distinct keys in the order (hash, key bytes), int64[m]."""
-        hashes = self.hashes(key_hash)
-        order = np.argsort(hashes)
-        _sort_ties(order, hashes[order], Runs(self.data, self.offsets).run)
-        return order
-
-    def taken(self, places: Ints) -> tuple[Bytes, Ints]:
-        """Return some of the distinct keys end to end, as ``data`` and ``offsets``."""
-        return Runs(self.data, self.offsets).take(places)
-
-
-def _sort_ties(order: Ints, sorted_hashes: Ints, key: Callable[[int], bytes]) -> None:
-    """Sort, in place, each run of equal hashes by key bytes.  With 64 bits there is hardly one."""
-    tied = np.flatnonzero(sorted_hashes[1:] == sorted_hashes[:-1])
-    if len(tied) == 0:
-        return
-    # Every run of equal hashes is a run of consecutive numbers in `tied`, and one row longer.
-    for run in np.split(tied, np.flatnonzero(np.diff(tied) != 1) + 1):
-        rows = slice(int(run[0]), int(run[-1]) + 2)
-        order[rows] = sorted(order[rows].tolist(), key=key)
-
-
-def _hashes_of(data: Bytes, offsets: Ints, key_hash: KeyHash) -> Ints:
-    """Return the hash of each byte string."""
-    count = len(offsets) - 1
-    _count(count)
-    if not worth_compiling(count):
-        return np.fromiter(map(key_hash, Runs(data, offsets).split()), np.int64, count)
-    from featurestore.kernels.hashing import blake2b_many, blake2b_seeded
-
-    hashes = np.empty(count, np.int64)
-    seeded = blake2b_seeded(np.frombuffer(key_hash.seed, np.uint8))
-    blake2b_many(seeded, data, offsets, key_hash.mask, hashes)
-    return hashes
-
-
-class Runs(NamedTuple):
-    """Byte strings end to end.
-
-    Attributes
-    ----------
-    data : uint8[offsets[n]]
-        Their bytes.
-    offsets : int64[n + 1]
-        Where each begins, and where the last one ends.
-    """
-
-    data: Bytes
-    offsets: Ints
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return len(self.offsets) - 1
-
-    def split(self) -> list[bytes]:
-        """Return them as objects."""
-        data = self.data.tobytes()
-        return [data[start:end] for start, end in pairwise(self.offsets.tolist())]
-
-    def part(self, rows: slice) -> Runs:
-        """Return neighbours; the slice has both ends."""
-        bounds = self.offsets[rows.start : rows.stop + 1]
-        return Runs(self.data[bounds[0] : bounds[-1]], bounds - bounds[0])
-
-    def cut(self, lengths: Ints) -> Runs:
-        """Return the first bytes of each."""
-        return copied_runs(self.data, self.offsets[:-1], lengths)
-
-    def run(self, place: int) -> bytes:
-        """Return one of them as an object."""
-        return self.data[self.offsets[place] : self.offsets[place + 1]].tobytes()
-
-    def take(self, places: Ints) -> Runs:
-        """Return some of them, in the order of ``places``."""
-        lengths = np.diff(self.offsets)
-        if len(lengths) and lengths.min() == lengths.max() > 0:
-            # Keys that are one number are all of a length.
-            table = self.data[self.offsets[0] : self.offsets[-1]].reshape(-1, lengths[0])
-            return Runs(table[places].reshape(-1), lengths[0] * np.arange(len(places) + 1))
-        return copied_runs(self.data, self.offsets[places], lengths[places])
-
-
-def runs_of(strings: Sequence[bytes] | Runs) -> Runs:
-    """Lay byte strings end to end, unless they are."""
-    if isinstance(strings, Runs):
-        return strings
-    lengths = np.fromiter(map(len, strings), np.int64, len(strings))
-    return Runs(np.frombuffer(b"".join(strings), np.uint8), _offsets(lengths))
-
-
-def copied_runs(source: Bytes, starts: Ints, lengths: Ints) -> Runs:
-    """Return stretches of bytes end to end."""
-    offsets = _offsets(lengths)
-    data = np.empty(int(offsets[-1]), np.uint8)
-    _copy_many(data, offsets[:-1], source, starts, lengths)
-    return Runs(data, offsets)
-
-
-def joined_runs(parts: Sequence[Runs]) -> Runs:
-    """Return the byte strings of all parts, in order."""
-    if len(parts) == 1:
-        return parts[0]
-    lengths = [np.diff(part.offsets) for part in parts]
-    return Runs(
-        _joined([part.data for part in parts], np.uint8), _offsets(_joined(lengths, np.int64))
-    )
-
-
-def _copy_many(
-    target: Bytes, target_start: Ints, source: Bytes, source_start: Ints, lengths: Ints
-) -> None:
-    """Copy one run of bytes for each row: compiled, where that many are worth it."""
-    if not worth_compiling(len(lengths)):
-        _copy_runs(target, target_start, source, source_start, lengths)
-        return
-    from featurestore.kernels.ingest import copy_runs
-
-    copy_runs(target, target_start, source, source_start, lengths)
-
-
-def encode_keys(arrays: Sequence[pa.Array | pa.ChunkedArray], dtypes: Sequence[DType]) -> KeyColumn:
-    """Return the keys of many rows, equal byte for byte to `keys.encode_key`.
-
-    Each column is dictionary-encoded first, so the cost is one encoding for each distinct value
-    and one concatenation for each distinct key, however many rows there are.
-
-    Parameters
-    ----------
-    arrays : sequence of pyarrow.Array of n rows
-        The identifier columns in the order of ``record_identifier``, of exactly their types.
-    dtypes : sequence of DType
-        Their types.
-
-    Raises
-    ------
-    InvalidRecord
-        When keys are longer than ``KEY_BYTES_MAX``; ``rows`` says which rows.
-
-    Examples
-    --------
-    >>> from featurestore.dtypes import parse_dtype
-    >>> column = encode_keys([pa.array(["LGA", None, "JFK", "LGA"])], [parse_dtype("string")])
-    >>> column.codes.tolist(), [key.hex(" ") for key in column.keys]
-    ([0, -1, 1, 0], ['02 4c 47 41 00 00', '02 4a 46 4b 00 00'])
-    """
-    codes, keys = _encode_component(arrays[0], dtypes[0])
-    for array, dtype in zip(arrays[1:], dtypes[1:], strict=True):
-        codes, keys = _append_component(codes, keys, *_encode_component(array, dtype))
-    _refuse_long_keys(codes, keys)
-    return KeyColumn(codes, keys.data, keys.offsets)
-
-
-def _encode_component(array: pa.Array | pa.ChunkedArray, dtype: DType) -> tuple[Ints, Runs]:
-    """Return codes and encodings of one identifier column."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    codes, values = _dictionary(array)
-    if dtype.kind in _NUMBER_TAGS:
-        return codes, _encode_numbers(_NUMBER_TAGS[dtype.kind], values, dtype)
-    if dtype.kind in _TEXT_TAGS and worth_compiling(len(values)):
-        return codes, _encode_texts(_TEXT_TAGS[dtype.kind], values)
-    encode: Callable[[Any], bytes] = ENCODERS[dtype.kind]
-    return codes, runs_of(list(map(encode, values.to_pylist())))
-
-
-def _dictionary(array: pa.Array) -> tuple[Ints, pa.Array]:
-    """Return for each row which distinct value it has, -1 for null, and those values."""
-    encoded = array.dictionary_encode()
-    indices = encoded.indices.fill_null(-1) if encoded.indices.null_count else encoded.indices
-    return indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
-
-
-_NUMBER_TAGS = {"int": TAG_INT, "timestamp": TAG_TIMESTAMP, "date": TAG_DATE}
-_TEXT_TAGS = {"string": TAG_STRING, "binary": TAG_BINARY}
-
-
-def _encode_numbers(tag: int, values: pa.Array, dtype: DType) -> Runs:
-    """Return tag and sign-flipped big-endian 64 bits of every value."""
-    if len(values) == 0:
-        return runs_of([])
-    numbers = _fixed_values(values, _NUMPY_TYPE[element_format(dtype)]).astype(np.int64)
-    flipped = numbers.view(np.uint64) ^ np.uint64(1 << 63)
-    table = np.empty((len(numbers), 9), np.uint8)
-    table[:, 0] = tag
-    table[:, 1:] = flipped.astype(">u8").view(np.uint8).reshape(-1, 8)
-    return Runs(table.reshape(-1), 9 * np.arange(len(numbers) + 1))
-
-
-def _encode_texts(tag: int, values: pa.Array) -> Runs:
-    """Return tag, escaped bytes and two zeros of every value."""
-    from featurestore.kernels.keys import add_text_lengths, write_texts
-
-    count = len(values)
-    _, bounds, buffer = values.buffers()
-    ends = np.frombuffer(bounds, "<i4", count + 1, values.offset * 4)
-    source = _memory(buffer)
-    lengths = np.zeros(count, np.int64)
-    add_text_lengths(ends, source, lengths)
-    offsets = _offsets(lengths)
-    data = np.empty(int(offsets[-1]), np.uint8)
-    write_texts(tag, ends, source, np.ones(count, np.uint8), offsets[:-1].copy(), data)
-    return Runs(data, offsets)
-
-
-def _append_component(codes: Ints, keys: Runs, more_codes: Ints, more: Runs) -> tuple[Ints, Runs]:
-    """Return codes and keys of the pairs that occur."""
-    nulls = (codes < 0) | (more_codes < 0)
-    # Codes count distinct values, which Arrow numbers with 32 bits: the pair fits in 63.
-    count = max(len(more.offsets) - 1, 1)
-    pairs = codes * count + more_codes
-    pair_codes, distinct = _dictionary(pa.array(pairs, mask=nulls))
-    first, second = np.divmod(distinct.to_numpy(zero_copy_only=False), count)
-    return pair_codes, _concatenated(keys, first, more, second)
-
-
-def _concatenated(left: Runs, first: Ints, right: Runs, second: Ints) -> Runs:
-    """Return ``left[first[i]] + right[second[i]]`` for each i."""
-    left_starts, right_starts = left.offsets[first], right.offsets[second]
-    left_lengths = left.offsets[first + 1] - left_starts
-    right_lengths = right.offsets[second + 1] - right_starts
-    offsets = _offsets(left_lengths + right_lengths)
-    data = np.empty(int(offsets[-1]), np.uint8)
-    _copy_many(data, offsets[:-1], left.data, left_starts, left_lengths)
-    _copy_many(data, offsets[:-1] + left_lengths, right.data, right_starts, right_lengths)
-    return Runs(data, offsets)
-
-
-def _refuse_long_keys(codes: Ints, keys: Runs) -> None:
-    long = np.flatnonzero(np.diff(keys.offsets) > KEY_BYTES_MAX)
-    if len(long) == 0:
-        return
-    rows = np.flatnonzero(np.isin(codes, long))
-    reasons = [(row, too_long(keys.run(codes[row]))) for row in rows[:_REPORTED_ROWS_MAX].tolist()]
-    row, reason = reasons[0]
-    raise InvalidRecord(
-        f"{len(rows):,} rows have too long a key; the first is row {row}: {reason}", rows=reasons
-    )
-
-
-def decode_keys(keys: Sequence[bytes] | Runs, dtypes: Sequence[DType]) -> list[pa.Array]:
-    """Return the identifier columns of many keys: `encode_keys` backwards.
-
-    Raises
-    ------
-    CorruptStore
-        When a key is malformed.
-
-    Examples
-    --------
-    >>> from featurestore.dtypes import parse_dtype
-    >>> decode_keys([bytes.fromhex("024a464b0000")], [parse_dtype("string")])[0].to_pylist()
-    ['JFK']
-    """
-    keys = runs_of(keys)
-    only = _decode_only(keys, dtypes[0]) if len(dtypes) == 1 and keys.rows else None
-    if only is not None:
-        return [only]
-    rows = [decode_key(key, dtypes) for key in keys.split()]
-    columns = zip(*rows, strict=True) if rows else [()] * len(dtypes)
-    return [
-        pa.array(values, dtype.to_arrow()) for values, dtype in zip(columns, dtypes, strict=True)
-    ]
-
-
-def _decode_only(keys: Runs, dtype: DType) -> pa.Array | None:
-    """Return keys of one part as a column; None where they are better looked at one by one."""
-    if dtype.kind in _NUMBER_TAGS:
-        return _decode_numbers(keys, dtype)
-    if dtype.kind in _TEXT_TAGS:
-        return _decode_texts(keys, dtype)
-    return None
-
-
-def _decode_numbers(keys: Runs, dtype: DType) -> pa.Array | None:
-    if (np.diff(keys.offsets) != 9).any():
-        return None
-    table = keys.data[keys.offsets[0] : keys.offsets[-1]].reshape(-1, 9)
-    flipped = table[:, 1:].copy().view(">u8").reshape(-1).astype(np.uint64)
-    values = (flipped ^ np.uint64(1 << 63)).view(np.int64)
-    half = 1 << dtype.bits - 1 if dtype.kind == "int" else 0
-    low, high = _RANGES.get(dtype.kind, (-half, half - 1))
-    if (table[:, 0] != _NUMBER_TAGS[dtype.kind]).any() or values.min() < low or values.max() > high:
-        return None
-    exact = values.astype(_NUMPY_TYPE[element_format(dtype)])
-    return _array(dtype.to_arrow(), np.zeros(len(values), np.bool_), [pa.py_buffer(exact)])
-
-
-def _decode_texts(keys: Runs, dtype: DType) -> pa.Array | None:
-    """Return texts without a zero byte in them: tag and end are cut off, nothing is escaped."""
-    starts, lengths = keys.offsets[:-1], np.diff(keys.offsets) - 3
-    ends = keys.offsets[1:]
-    data = keys.data[keys.offsets[0] : keys.offsets[-1]]
-    if lengths.min() < 0 or np.count_nonzero(data == 0) != 2 * keys.rows:
-        return None
-    last = keys.data[ends - 1] | keys.data[ends - 2]
-    if last.any() or (keys.data[starts] != _TEXT_TAGS[dtype.kind]).any():
-        return None
-    texts = copied_runs(keys.data, starts + 1, lengths)
-    buffers = [pa.py_buffer(texts.offsets.astype(np.int32)), pa.py_buffer(texts.data)]
-    array = _array(dtype.to_arrow(), np.zeros(keys.rows, np.bool_), buffers)
-    try:
-        array.validate(full=True)
-    except pa.ArrowInvalid:
-        return None
-    return array

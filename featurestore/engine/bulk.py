@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.encoding.columns import KeyColumn, worth_compiling
+from featurestore.encoding.key_columns import KeyColumn
+from featurestore.encoding.runs import worth_compiling
 from featurestore.engine.writer import Outcome, Put, apply
 from featurestore.errors import CorruptStore
 from featurestore.storage import journal, latest, native

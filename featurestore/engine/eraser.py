@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.encoding.columns import encode_keys
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.encoding.values import read_header
 from featurestore.engine import cleaner, flusher
 from featurestore.engine.filing import give_up, under_intent

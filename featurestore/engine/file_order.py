@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.encoding.columns import encode_keys, encode_records, history_schema
+from featurestore.encoding.columns import encode_records, history_schema
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.event_time import NO_EXPIRY
 from featurestore.storage import parquet
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from featurestore.encoding.columns import decode_history, joined_runs
+from featurestore.encoding.columns import decode_history
+from featurestore.encoding.runs import joined_runs
 from featurestore.engine import cleaner
 from featurestore.engine.filing import Pace, give_up, go_on, write_file
 from featurestore.storage import catalog, commits, files, journal, manifest, parquet, seam
@@ -27,7 +28,7 @@ from featurestore.storage import catalog, commits, files, journal, manifest, par
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featurestore.encoding.columns import Runs
+    from featurestore.encoding.runs import Runs
     from featurestore.engine.database import Database
     from featurestore.engine.writer import Commit
     from featurestore.schema import FeatureGroup

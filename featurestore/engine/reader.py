@@ -361,7 +361,7 @@ def latest_table(
     """Return what the online store serves now: the features of every PRESENT record."""
     import pyarrow as pa
 
-    from featurestore.encoding.columns import decode_keys
+    from featurestore.encoding.key_columns import decode_keys
 
     live = [
         (key, data)

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from featurestore.arrays import Refused
 from featurestore.casts import read_column
 from featurestore.dtypes import is_null
-from featurestore.encoding.columns import encode_keys, encode_records
+from featurestore.encoding.columns import encode_records
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.encoding.values import HEAP_KINDS
 from featurestore.engine.content import digest_columns
 from featurestore.engine.records import future_sentence
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from featurestore.dtypes import DType
-    from featurestore.encoding.columns import KeyColumn, Records
+    from featurestore.encoding.columns import Records
+    from featurestore.encoding.key_columns import KeyColumn
     from featurestore.encoding.keys import KeyHash
     from featurestore.engine.database import Database
     from featurestore.engine.plan import Plan

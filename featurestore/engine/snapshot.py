@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from featurestore.encoding.columns import Runs
     from featurestore.encoding.keys import KeyHash
+    from featurestore.encoding.runs import Runs
     from featurestore.schema import FeatureGroup
     from featurestore.storage.manifest import FileEntry, GroupState
     from featurestore.storage.parquet import HistoryFile

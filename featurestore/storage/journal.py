@@ -27,7 +27,7 @@ from featurestore.event_time import NO_EXPIRY
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from featurestore.encoding.columns import Runs
+    from featurestore.encoding.runs import Runs
     from featurestore.storage.environment import Environment, Transaction
 
 _GROUP = struct.Struct(">I")
@@ -155,7 +155,7 @@ def read(
     last_seq : int
         The last seq read; ``after_seq`` if there was nothing.
     """
-    from featurestore.encoding.columns import joined_runs
+    from featurestore.encoding.runs import joined_runs
 
     parts: list[tuple[Runs, Runs]] = []
     count, last_seq = 0, after_seq
@@ -171,7 +171,7 @@ def read(
 
 def _rows(body: bytes, place: str) -> tuple[Runs, Runs]:
     """Return the keys and the records of an entry's value."""
-    from featurestore.encoding.columns import copied_runs, runs_of, worth_compiling
+    from featurestore.encoding.runs import copied_runs, runs_of, worth_compiling
 
     count = _HEAD.unpack_from(body)[1]
     if worth_compiling(count) and len(body) >= HEAD_BYTES + _ROW_BYTES_MIN * count:

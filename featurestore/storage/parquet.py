@@ -32,7 +32,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.arrays import one_chunk
-from featurestore.encoding.columns import encode_keys, history_schema
+from featurestore.encoding.columns import history_schema
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.errors import CorruptStore, FeatureStoreError, Unavailable
 from featurestore.storage import files, layout, seam
 from featurestore.storage.manifest import FileEntry

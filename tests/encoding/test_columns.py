@@ -15,18 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.encoding import columns as columns_module
+from featurestore.encoding import runs
 from featurestore.encoding.columns import (
     SYSTEM_FIELD_ID,
-    KeyColumn,
     Records,
     decode_history,
-    decode_keys,
     decode_records,
-    encode_keys,
     encode_records,
     history_schema,
     stamp_many,
 )
+from featurestore.encoding.key_columns import KeyColumn, decode_keys, encode_keys
 from featurestore.encoding.keys import KeyHash, encode_key
 from featurestore.encoding.values import HEADER, RecordCodec, stamp, tombstone
 from featurestore.errors import CorruptStore, InvalidRecord, SchemaMismatch
@@ -100,7 +99,7 @@ def compiled(*, even_for_few: bool) -> Iterator[None]:
     """Take the compiled road however few there are, or only where there are many."""
     with pytest.MonkeyPatch.context() as patch:
         if even_for_few:
-            patch.setattr(columns_module, "_FEW", 0)
+            patch.setattr(runs, "_FEW", 0)
         yield
 
 
@@ -185,7 +184,7 @@ def test_blocks_leave_no_seams(data: st.DataObject) -> None:
         patch.setattr(columns_module, "_BLOCK_ROWS", data.draw(st.integers(1, 6)))
         patch.setattr(columns_module, "_BLOCK_BYTES", data.draw(st.integers(1, 1000)))
         # Short runs of bytes and long ones are copied in two ways.
-        patch.setattr(columns_module, "_INDEXED_BYTES_MAX", data.draw(st.sampled_from([0, 10**6])))
+        patch.setattr(runs, "_INDEXED_BYTES_MAX", data.draw(st.sampled_from([0, 10**6])))
         made = together(group, rows)
         assert made == one_by_one(group, rows)
         decoded = decode_records(group, list(map(bytes, made)))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featurestore as fs
-from featurestore.encoding.columns import encode_keys
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.engine import lookup
 from featurestore.errors import CorruptStore
 from featurestore.event_time import MAX_US, MIN_US, to_datetime

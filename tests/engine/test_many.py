@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import featurestore as fs
 from featurestore import store as front_door
-from featurestore.encoding import columns
+from featurestore.encoding import runs
 from featurestore.engine import many
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -63,7 +63,7 @@ def batches(draw: st.DrawFn) -> list[dict[str, Any]]:
 def road(*, by_column: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(front_door, "MANY", 1 if by_column else 2**62)
-        patch.setattr(columns, "_FEW", 0)
+        patch.setattr(runs, "_FEW", 0)
         yield
 
 

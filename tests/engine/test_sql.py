@@ -27,7 +27,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import featurestore as fs
-from featurestore.encoding.columns import encode_keys, history_schema
+from featurestore.encoding.columns import history_schema
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.encoding.keys import KeyHash
 from featurestore.engine.snapshot import GroupSnapshot
 from featurestore.engine.sql import query as sql

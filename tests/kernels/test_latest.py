@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.encoding import columns
+from featurestore.encoding import runs
 from featurestore.encoding.values import HEADER
 from featurestore.errors import CorruptStore
 from featurestore.kernels import latest
@@ -80,6 +80,6 @@ def test_the_kernel_refuses_what_the_loop_refuses(
 def test_an_entry_is_read_the_same_on_both_roads(given_rows: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for few in (0, 2**62):
-            patch.setattr(columns, "_FEW", few)
+            patch.setattr(runs, "_FEW", few)
             keys, records = journal._rows(entry(given_rows), "1/1")
             assert list(zip(keys.split(), records.split(), strict=True)) == given_rows

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from featurestore.arrays import one_chunk
 from featurestore.casts import cast_column
-from featurestore.encoding.columns import encode_keys
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.engine import frames
 from featurestore.engine.key_index import NO_KEY, KeyIndex
 from featurestore.errors import InvalidEventTime, InvalidInput, InvalidRecord

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from featurestore.encoding.columns import encode_keys, history_schema
+from featurestore.encoding.columns import history_schema
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.errors import CorruptStore, FeatureStoreError
 from featurestore.record import STORE_OFFLINE
 from featurestore.storage import files, seam

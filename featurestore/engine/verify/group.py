@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from featurestore.encoding.columns import decode_history, encode_keys, history_schema
+from featurestore.encoding.columns import decode_history, history_schema
+from featurestore.encoding.key_columns import encode_keys
 from featurestore.encoding.keys import DIGEST_TAG, decode_key, lmdb_key
 from featurestore.encoding.values import Header, read_header, verify_record
 from featurestore.engine.snapshot import Pin
