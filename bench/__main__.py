@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import feast_peer, harness, report
+from bench import feast_peer, harness, peers, ray_peer, report
 from bench.harness import BenchmarkFailed, Options
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -20,9 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run benchmarks, or one side or step of one; returns the exit code."""
     asked = _parser().parse_args(arguments)
     scratch = asked.scratch.expanduser().absolute()
-    venv = None if asked.feast_venv is None else asked.feast_venv.expanduser().absolute()
+    feast, ray = (
+        None if venv is None else venv.expanduser().absolute()
+        for venv in (asked.feast_venv, asked.ray_venv)
+    )
     formats = asked.formats or harness.formats()
-    options = Options(asked.size, asked.seed, scratch, formats, venv)
+    options = Options(asked.size, asked.seed, scratch, formats, feast, ray)
     if asked.side or asked.step:
         what = ["--step", asked.step] if asked.step else ["--side", asked.side]
         # The last line of what a library may also have printed.
@@ -31,9 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not asked.names:
         _list()
         return 0
-    if venv is not None:
+    if feast is not None:
         _say("preparing Feast's environment")
-        feast_peer.make_environment(venv)
+        peers.make_environment(feast, "feast", feast_peer.REQUIREMENTS)
+    if ray is not None:
+        _say("preparing Ray's environment")
+        peers.make_environment(ray, "ray", ray_peer.REQUIREMENTS)
     return _run(asked, options)
 
 
@@ -52,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where data are made, on the disk to be measured (%(default)s)",
     )
     parser.add_argument("--feast-venv", type=Path, help="Feast's environment; made if missing")
+    parser.add_argument("--ray-venv", type=Path, help="Ray's environment; made if missing")
     parser.add_argument("--formats", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)

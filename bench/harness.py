@@ -78,12 +78,15 @@ class Options:
     scratch: Path
     formats: str
     feast_venv: Path | None = None
+    ray_venv: Path | None = None
 
     def arguments(self) -> list[str]:
         """Return the options as arguments, for the processes started."""
         found = ["--size", self.size, "--seed", str(self.seed), "--scratch", str(self.scratch)]
         found += ["--formats", self.formats]
-        return found if self.feast_venv is None else [*found, "--feast-venv", str(self.feast_venv)]
+        for peer, venv in (("feast", self.feast_venv), ("ray", self.ray_venv)):
+            found += [] if venv is None else [f"--{peer}-venv", str(venv)]
+        return found
 
 
 Need = Callable[[Options], str | None]

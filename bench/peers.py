@@ -8,6 +8,7 @@ SQLite                  a table of typed columns, WAL, memory-mapped, statements
 Redis                   a server of its own for each process, over loopback, hiredis if it is there;
                         values are the store's record bytes
 Feast                   in its own virtual environment, see :mod:`bench.feast_peer`
+Ray Data                in its own virtual environment, see :mod:`bench.ray_peer`
 ======================  ===========================================================================
 """
 
@@ -22,6 +23,7 @@ import socket
 import sqlite3
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -76,11 +78,28 @@ def feast(options: Options) -> str | None:
     return "needs --feast-venv" if options.feast_venv is None else None
 
 
+def ray(options: Options) -> str | None:
+    """Need an environment for Ray."""
+    return "needs --ray-venv" if options.ray_venv is None else None
+
+
 def feast_redis(options: Options) -> str | None:
     """Need an environment for Feast and a Redis server; its client comes with Feast."""
     if shutil.which("redis-server") is None:
         return "needs redis-server"
     return feast(options)
+
+
+def make_environment(folder: Path, package: str, requirements: Path) -> None:
+    """Make a peer's virtual environment, if there is none yet."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    # It is not imported: that takes seconds.
+    probe = f"from importlib.metadata import version; version({package!r})"
+    if subprocess.run([str(python), "-c", probe], capture_output=True, check=False).returncode:
+        install = [str(python), "-m", "pip", "install", "-q", "-r", str(requirements)]
+        subprocess.run(install, check=True)
 
 
 # ── C ────────────────────────────────────────────────────────────────────────────────────────

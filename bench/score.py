@@ -11,7 +11,8 @@ logistic    scikit-learn's logistic regression: hardly any work, so what is left
 ``in_ram`` is one predict call on an array that is there already.  ``ours`` is a whole job:
 Parquet read, float32 rows, predict, Parquet written and synced, a unit told to the log at a time.
 ``payload`` is the same rows as CSV payloads of the files path, in this process: text out, parsed,
-predicted, text back.
+predicted, text back.  ``ray`` is Ray Data's ``map_batches`` with an actor, Parquet read and
+written, in an environment of its own (:mod:`bench.ray_peer`).
 
 **A surprise would be** a job cheaper than the predict call it makes.
 
@@ -20,9 +21,6 @@ bytes; a score is 8.  At 1 GB/s that is 0.1 CPU-seconds a million rows.
 
 **Reached** (full size, medians of the rounds; ``python -m bench score --size full``): not yet
 measured on a quiet machine.
-
-Ray Data is left out: it needs an environment of 1.4 GB of its own.  Measured there once, with the
-XGBoost model above: 33.2 CPU-seconds a million rows, read and write included.
 """  # noqa: D400  a benchmark asks a question
 
 from __future__ import annotations
@@ -33,6 +31,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bench import peers, ray_peer
 from bench.harness import Case, Goal, Need, Run, Side, Step, nothing, ratio
 
 if TYPE_CHECKING:
@@ -163,6 +162,7 @@ def _ours(run: Run, *, model: str) -> None:
     from featurestore import batch
 
     source = run.path(ROWS) / "rows.parquet"
+    _loaded(run, model)  # its library's threads are there from here on, to be limited to one
     with run.fresh() as folder, _in_one_thread():
         # A copy: the job's record and files go where they may be thrown away.
         shutil.copytree(run.path(STORES[model]) / "store", folder / "store")
@@ -197,6 +197,20 @@ def _payload(run: Run, *, model: str) -> None:
     _answers(run, model, np.concatenate(found))
 
 
+def _ray(run: Run, *, model: str) -> None:
+    import pyarrow.parquet as pq
+
+    assert run.options.ray_venv is not None
+    [artefact] = (run.path(STORES[model]) / "store" / "models").glob("*/model.*")
+    with run.fresh() as folder:
+        found = ray_peer.score(
+            run.options.ray_venv, run.path(ROWS) / "rows.parquet", artefact, NAMES, folder / "out"
+        )
+        scores = pq.read_table(folder / "out").sort_by("id")["score"].to_numpy()
+    run.note(units=run.size.rows, **found)
+    _answers(run, model, scores)
+
+
 def _needs(*packages: str) -> Need:
     from importlib.util import find_spec
 
@@ -214,6 +228,7 @@ def _case(model: str, question: str, *packages: str, goals: tuple[Goal, ...]) ->
         Side("in_ram", partial(_in_ram, model=model), "an array", needs, steps=steps),
         Side("ours", partial(_ours, model=model), "files, durable", needs, steps=steps),
         Side("payload", partial(_payload, model=model), "text", needs, steps=steps),
+        Side("ray", partial(_ray, model=model), "files", peers.ray, steps=steps),
     )
     return Case(model, question, "row", sides, goals)
 
@@ -226,10 +241,11 @@ BESIDE = Goal(
     at_most=0.4,
     unit="",
 )
-TREES = (ratio("ours", "in_ram", at_most=1.1), ratio("payload", "ours"))
+PEERS = (ratio("payload", "ours"), ratio("ray", "ours"))
+TREES = (ratio("ours", "in_ram", at_most=1.1), *PEERS)
 
 CASES = (
     _case("xgboost", "score with XGBoost", "xgboost", goals=TREES),
     _case("boosting", "score with HistGradientBoosting", "sklearn", goals=TREES),
-    _case("logistic", "read, convert, write", "sklearn", goals=(BESIDE, ratio("payload", "ours"))),
+    _case("logistic", "read, convert, write", "sklearn", goals=(BESIDE, *PEERS)),
 )

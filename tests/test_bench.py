@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bench import datasets, feast_peer, harness, histories, online_world, peers, report
+from bench import datasets, feast_peer, harness, histories, online_world, peers, ray_peer, report
 from bench.__main__ import main
 from bench.harness import BenchmarkFailed, Case, Goal, Options, Outcome, Run, Side, Step, ratio
 from bench.histories import History
@@ -176,6 +176,7 @@ def test_peers_that_are_not_installed_are_noticed(
     monkeypatch.setattr(peers, "find_spec", lambda _: None)
     assert "deltalake" in (peers.deltalake(options) or "")
     assert "--feast-venv" in (peers.feast(options) or "")
+    assert "--ray-venv" in (peers.ray(options) or "")
 
 
 def test_a_step_is_done_once_and_again_when_a_format_changes(
@@ -481,6 +482,10 @@ def test_c_puts_and_gets_what_it_was_given(options: Options, tmp_path: Path) -> 
     assert sum(map(len, entries)) == sum(2 + len(k) + len(v) for k, v in changed)
 
 
-def test_feast_has_its_requirements_pinned() -> None:
-    lines = feast_peer.REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    assert any(line.startswith("feast[redis]==0.67") for line in lines)
+@pytest.mark.parametrize(
+    ("requirements", "pinned"),
+    [(feast_peer.REQUIREMENTS, "feast[redis]==0.67"), (ray_peer.REQUIREMENTS, "ray[data]==2.60")],
+)
+def test_a_peer_in_an_environment_of_its_own_is_pinned(requirements: Path, pinned: str) -> None:
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith(pinned) for line in lines)

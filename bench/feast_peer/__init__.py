@@ -12,8 +12,6 @@ where the rows have to be found, and of no account where they are written.
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,18 +22,6 @@ from bench import datasets, peers
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 ONLINE_STORES = ("sqlite", "redis")
 HISTORY = "history"
-
-
-def make_environment(folder: Path) -> None:
-    """Make the virtual environment, if there is none yet."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    # Not `import feast`: that takes seconds.
-    present = [str(python), "-c", "from importlib.metadata import version; version('feast')"]
-    if subprocess.run(present, capture_output=True, check=False).returncode:
-        install = [str(python), "-m", "pip", "install", "-q", "-r", str(REQUIREMENTS)]
-        subprocess.run(install, check=True)
 
 
 # ── repositories ─────────────────────────────────────────────────────────────────────────────

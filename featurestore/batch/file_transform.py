@@ -8,14 +8,15 @@
 
 One output for each input, named after it, its records in the input's order; records of two files
 never share a payload.  Several payloads of a file are with the model at a time, no more than twice
-as many as there are processes: who reads waits for who writes.
+as many as there are processes: who reads waits for who writes.  A file that fails has no output;
+the others are scored all the same, and then the job fails.
 
 Exactly once
 ------------
 A file's output grows under a temporary name.  Now and then it is synced, and then a line of the
 progress log says how far the input has come with it::
 
-    {"file": "flights-1.csv", "in": 6291456, "out": [183211], "counts": [40001, 0, 0]}
+    {"file": "flights-1.csv", "in": 6291456, "out": [0, 183211], "counts": [40001, 0]}
 
 Killed and called again, the output is cut back to what the log says, and the input is read on from
 there.  What the output holds is a function of the input and the model, wherever it was cut.
@@ -28,9 +29,10 @@ import contextlib
 import json
 import os
 import time
+import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +157,7 @@ def transform(
     """
     accept = content_type if accept is None else accept
     if assemble is None:
-        assemble = "Line" if split == "Line" else "None"
+        assemble = "Line" if split == "Line" and accept != payloads.RECORDIO else "None"
     payloads.check_types(content_type, accept, split, assemble, join)
     for what, value, known in [
         ("batch_strategy", batch_strategy, ("MultiRecord", "SingleRecord")),
@@ -170,6 +172,9 @@ def transform(
     has_text = payloads.is_text(content_type) and payloads.is_text(accept)
     if not all(chosen.is_whole for chosen in filters) and not has_text:
         raise InvalidInput("Filters are for CSV and JSON.")
+    looks_inside = join == "Input" or not all(chosen.is_whole for chosen in filters)
+    if looks_inside and payloads.CSV in (content_type, accept) and split != "Line":
+        raise InvalidInput('Filters and join="Input" need split="Line" for CSV: SageMaker says so.')
     version = models.get(store, model)
     base = Path(source).expanduser().absolute()
     found = _inputs(base)
@@ -223,14 +228,16 @@ def _inputs(source: Path) -> _Inputs:
     return _Inputs(source, found)
 
 
+class _FileFailed(Fail):
+    """A file cannot be scored; others may be."""
+
+
 @dataclass
 class _Counts:
-    """How far a job has come: records, of those errors, and the bytes of the file of errors."""
+    """How far a file has come: records, and how many of those are errors."""
 
     rows: int = 0
     errors: int = 0
-    error_bytes: int = 0
-    started: float = field(default_factory=time.monotonic)
 
 
 class _Transform:
@@ -249,13 +256,11 @@ class _Transform:
         self._full = f"{batch_job.PREFIX}/{name}"
         self._asked: dict[str, Any] = record["request"]
         self._created_at_us: int = record["created_at_us"]
-        self._seconds = float(record.get("seconds", 0.0))
         self._input_filter, self._output_filter = filters
         self._progress = progress
         self._folder = records.folder(store, self._full)
-        self._counts = _Counts()
-        self._errors = self._folder / "errors.jsonl"
-        self._teller = batch_job.Teller(store, name)
+        self._counts: dict[str, _Counts] = {}
+        self._teller = batch_job.Teller(store, name, float(record.get("seconds", 0.0)))
 
     def run(self, found: _Inputs, *, processes: int, timeout: float, retries: int) -> None:
         """Score all files, and write down how it went."""
@@ -267,10 +272,18 @@ class _Transform:
         pool = Pool(
             processes, arguments, self._folder / "model.log", timeout=timeout, retries=retries
         )
+        last = {entry["file"]: entry for entry in log.entries}
+        self._counts = {name: _Counts(*entry["counts"]) for name, entry in last.items()}
+        failed: list[str] = []
         try:
             with ThreadPoolExecutor(processes, "transform") as threads:
-                for path in found.paths:
-                    self._file(path, str(path.relative_to(found.base)), log, pool, threads)
+                for number, path in enumerate(found.paths):
+                    name = str(path.relative_to(found.base))
+                    try:
+                        self._file(number, path, name, last.get(name), log, pool, threads)
+                    except _FileFailed as error:
+                        failed.append(str(error))
+            _check_files(failed)
             self._check_share(at_end=True)
         except Stop:
             self._end("Stopped", records.STOPPED)
@@ -289,29 +302,35 @@ class _Transform:
     # ── one file ─────────────────────────────────────────────────────────────────────────────
 
     def _file(
-        self, path: Path, name: str, log: ProgressLog, pool: Pool, threads: ThreadPoolExecutor
+        self,
+        number: int,
+        path: Path,
+        name: str,
+        last: dict[str, Any] | None,
+        log: ProgressLog,
+        pool: Pool,
+        threads: ThreadPoolExecutor,
     ) -> None:
-        final = Path(self._asked["output"]) / f"{name}.out"
-        finals = [final]
+        errors = self._folder / f"errors-{number:05d}.jsonl"
+        finals = [Path(self._asked["output"]) / f"{name}.out"]
         if self._asked["capture"]:
             folder = Path(self._asked["capture"])
             finals.append(captured.path(folder, self._name, name, self._created_at_us))
         parts = [f.with_name(f".{f.name}.{self._name}.part") for f in finals]
-        entries = [entry for entry in log.entries if entry["file"] == name]
-        last: dict[str, Any] = entries[-1] if entries else {"in": 0, "out": [0, 0]}
-        if entries:
-            self._counts.rows, self._counts.errors, self._counts.error_bytes = last["counts"]
+        last = {"in": 0, "out": [0, 0, 0]} if last is None else last
+        self._counts.setdefault(name, _Counts())
         if not last.get("done"):
             for one in finals:
                 files.make_folder(one.parent)
             with contextlib.ExitStack() as open_files:
-                cuts = [self._counts.error_bytes, *last["out"]]
                 outs = [
                     open_files.enter_context(_cut(at, size))
-                    for at, size in zip([self._errors, *parts], cuts, strict=False)
+                    for at, size in zip([errors, *parts], last["out"], strict=False)
                 ]
                 end = self._records(path, name, last["in"], outs, log, pool, threads)
                 self._note(log, name, end, outs, done=True)
+        if errors.exists() and not errors.stat().st_size:
+            files.remove(errors)
         # All of it is on disk, and the log says so; the names may be missing yet.
         for part, to in zip(parts, finals, strict=True):
             if part.exists():
@@ -333,21 +352,25 @@ class _Transform:
         waiting: deque[tuple[Payload, Future[list[bytes | BadRecord]]]] = deque()
         logged_at, end = time.monotonic(), after
         sent = self._payloads(path, name, after)
-        while True:
-            while len(waiting) < 2 * pool.count and (payload := next(sent, None)):
-                waiting.append((payload, threads.submit(pool.answers, payload.data, *kinds)))
-            if not waiting:
-                return end
-            payload, future = waiting.popleft()
-            found = future.result()
-            for record, data, answer in zip(payload.records, payload.data, found, strict=True):
-                self._write(record, data, answer, name, outs)
-            end = payload.records[-1].end
-            if time.monotonic() - logged_at >= LOG_SECONDS:
-                self._note(log, name, end, outs)
-                self._check_share()
-                batch_job.require_unasked(self._store, self._name)
-                logged_at = time.monotonic()
+        try:
+            while True:
+                while len(waiting) < 2 * pool.count and (payload := next(sent, None)):
+                    waiting.append((payload, threads.submit(pool.answers, payload.data, *kinds)))
+                if not waiting:
+                    return end
+                payload, future = waiting.popleft()
+                found = future.result()
+                for record, data, answer in zip(payload.records, payload.data, found, strict=True):
+                    self._write(record, data, answer, name, outs)
+                end = payload.records[-1].end
+                if time.monotonic() - logged_at >= LOG_SECONDS:
+                    self._note(log, name, end, outs)
+                    self._check_share()
+                    batch_job.require_unasked(self._store, self._name)
+                    logged_at = time.monotonic()
+        finally:
+            for _, future in waiting:
+                future.cancel()
 
     def _payloads(self, path: Path, name: str, after: int) -> Iterator[Payload]:
         asked = self._asked
@@ -370,8 +393,8 @@ class _Transform:
         most = 1 if asked["batch_strategy"] == "SingleRecord" else RECORDS_MAX
         try:
             yield from payloads.pack(given(), framed=framed, bytes_max=limit, records_max=most)
-        except (BadRecord, EOFError, OSError) as error:
-            raise Fail(f"ClientError: {name}: {error}") from error
+        except (BadRecord, EOFError, OSError, zlib.error) as error:
+            raise _FileFailed(f"ClientError: {name}: {error}") from error
 
     def _write(
         self,
@@ -383,15 +406,18 @@ class _Transform:
     ) -> None:
         """Write what became of a record: to the output, or to the errors."""
         asked = self._asked
-        self._counts.rows += 1
+        counts = self._counts[name]
+        counts.rows += 1
         try:
             if isinstance(answer, BadRecord):
                 raise answer
+            if asked["assemble"] == "Line":
+                answer = answer.rstrip(b"\r\n")
             line = self._kept(record, answer)
         except BadRecord as error:
             if asked["on_error"] == "fail":
-                raise Fail(f"ClientError: {name}:{record.number}: {error}") from error
-            self._counts.errors += 1
+                raise _FileFailed(f"ClientError: {name}:{record.number}: {error}") from error
+            counts.errors += 1
             if asked["on_error"] == "quarantine":
                 outs[0].write(_put_aside(record, name, str(error)))
             return
@@ -411,7 +437,7 @@ class _Transform:
             text = record.data.rstrip(b"\r\n") if accept == payloads.CSV else record.data
             return payloads.joined(text, answer, accept, self._output_filter)
         found = payloads.given(answer, accept, self._output_filter)
-        if accept == payloads.RECORDIO and self._asked["split"] == "RecordIO":
+        if accept == payloads.RECORDIO and self._asked["split"] != "None":
             return payloads.as_recordio(found)
         return found
 
@@ -429,36 +455,35 @@ class _Transform:
         for out in outs:
             out.flush()
             seam.call("fsync", out.name, os.fsync, out.fileno())
-        counts = self._counts
-        counts.error_bytes = outs[0].tell()
-        sizes = [out.tell() for out in outs[1:]]
-        entry = {
-            "in": end,
-            "out": sizes,
-            "counts": [counts.rows, counts.errors, counts.error_bytes],
-        }
-        log.add(file=name, **entry, **more)
-        self._teller.tell(counts.rows, counts.errors)
+        counts = self._counts[name]
+        sizes = [out.tell() for out in outs]
+        log.add(file=name, **{"in": end}, out=sizes, counts=[counts.rows, counts.errors], **more)
+        rows, errors = self._totals()
+        self._teller.tell(rows, errors)
         if self._progress is not None:
-            self._progress(counts.rows)
+            self._progress(rows)
+
+    def _totals(self) -> tuple[int, int]:
+        """Return the records of all files so far, and how many of those are errors."""
+        counts = self._counts.values()
+        return sum(one.rows for one in counts), sum(one.errors for one in counts)
 
     def _check_share(self, *, at_end: bool = False) -> None:
-        rows, errors = self._counts.rows, self._counts.errors
+        rows, errors = self._totals()
         enough = at_end or rows >= SHARE_RECORDS
         if enough and errors > self._asked["max_error_share"] * rows:
             raise Fail(f"ClientError: {errors:,} of {rows:,} records could not be scored.")
 
     def _end(self, secondary: str, status: str, **facts: Any) -> None:
-        records.move(
-            self._store,
-            self._full,
-            secondary,
-            status=status,
-            rows=self._counts.rows,
-            errors=self._counts.errors,
-            seconds=self._seconds + time.monotonic() - self._counts.started,
-            **facts,
-        )
+        rows, errors = self._totals()
+        facts |= {"rows": rows, "errors": errors, "seconds": self._teller.seconds}
+        records.move(self._store, self._full, secondary, status=status, **facts)
+
+
+def _check_files(failed: list[str]) -> None:
+    if failed:
+        more = f" ({len(failed) - 1} more of the files failed)" if failed[1:] else ""
+        raise Fail(f"{failed[0]}{more}")
 
 
 def _cut(path: Path, size: int) -> BinaryIO:

@@ -33,7 +33,9 @@ class BatchJob:
     def __repr__(self) -> str:
         record = self.record
         why = f": {record['failure']}" if record.get("failure") else ""
-        rows = f"{record.get('rows', 0):,} rows, {record.get('errors', 0):,} errors"
+        done, of = record.get("rows", 0), record.get("rows_in_all")
+        part = "" if of in (None, done) else f" of {of:,}"
+        rows = f"{done:,}{part} rows, {record.get('errors', 0):,} errors"
         return f"BatchJob({self.name!r}, {record['status']}{why}, {rows})"
 
     @property
@@ -87,15 +89,22 @@ def jobs(store: FeatureStore) -> list[BatchJob]:
 
 
 def stop(store: FeatureStore, name: str) -> None:
-    """Ask a job to stop after the unit it is at; called again, it would go on."""
-    get(store, name)
+    """Ask a job to stop after the unit it is at; called again, it would go on.
+
+    One whose process is dead is stopped here and now.
+    """
+    full = f"{PREFIX}/{name}"
+    if records.is_abandoned(store, get(store, name).record):
+        with records.running(store, full):
+            records.move(store, full, "Stopped", status=records.STOPPED)
+        return
 
     def change(record: Record | None) -> Record | None:
         if record is None or record["status"] in records.ENDED:
             return record
         return {**record, "asked": "stop", "status": records.STOPPING}
 
-    store.documents.update(records.KIND, f"{PREFIX}/{name}", change)
+    store.documents.update(records.KIND, full, change)
 
 
 class Stop(Exception):
@@ -106,7 +115,14 @@ class Fail(Exception):
     """The job fails, for the reason that is the message."""
 
 
-def begin(store: FeatureStore, name: str, request: Record, lineage: Record) -> Record:
+def begin(
+    store: FeatureStore,
+    name: str,
+    request: Record,
+    lineage: Record,
+    *,
+    rows_in_all: int | None = None,
+) -> Record:
     """Begin a job, or go on with one that did not complete and was asked for the same.
 
     Raises
@@ -117,7 +133,8 @@ def begin(store: FeatureStore, name: str, request: Record, lineage: Record) -> R
     full = f"{PREFIX}/{name}"
     found = store.documents.get(records.KIND, full)
     if found is None:
-        return records.create(store, full, {"request": request, "lineage": lineage})
+        facts = {"request": request, "lineage": lineage, "rows_in_all": rows_in_all}
+        return records.create(store, full, facts)
     different = sorted(key for key in request if found["request"].get(key) != request[key])
     if different:
         raise InvalidInput(
@@ -134,17 +151,24 @@ def begin(store: FeatureStore, name: str, request: Record, lineage: Record) -> R
 class Teller:
     """Says in a job's record how far it has come, now and then: others look there."""
 
-    def __init__(self, store: FeatureStore, name: str) -> None:
+    def __init__(self, store: FeatureStore, name: str, seconds: float) -> None:
         self._store = store
         self._name = f"{PREFIX}/{name}"
-        self._told_at = seam.monotonic()
+        self._earlier = seconds
+        self._began = self._told_at = seam.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the job has run, in all of its lives."""
+        return self._earlier + seam.monotonic() - self._began
 
     def tell(self, rows: int, errors: int) -> None:
         """Say it, unless that was a moment ago."""
         now = seam.monotonic()
         if now - self._told_at >= TELL_SECONDS:
             self._told_at = now
-            records.note(self._store, self._name, rows=rows, errors=errors)
+            told = {"rows": rows, "errors": errors, "seconds": self.seconds}
+            records.note(self._store, self._name, **told)
 
 
 def require_unasked(store: FeatureStore, name: str) -> None:

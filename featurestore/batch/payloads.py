@@ -221,7 +221,7 @@ def body(data: Iterable[bytes], content_type: str, split: str) -> bytes:
 
 
 def answers(response: bytes, count: int, accept: str) -> list[bytes]:
-    """Return the answer to each record of a payload.
+    """Return the answer to each record of a payload; a line of text with its end.
 
     Raises
     ------
@@ -231,9 +231,7 @@ def answers(response: bytes, count: int, accept: str) -> list[bytes]:
     if accept == RECORDIO:
         found = [data for data, _ in _recordio(io.BytesIO(response))]
     else:
-        found = [line.rstrip(b"\r") for line in response.split(b"\n")]
-        if found and not found[-1]:
-            found.pop()
+        found = list(io.BytesIO(response))
     if len(found) != count:
         raise BadRecord(f"the model gave {len(found)} answers to {count} records")
     return found
@@ -259,6 +257,10 @@ def check_types(content_type: str, accept: str, split: str, assemble: str, join:
         raise InvalidInput('split="RecordIO" is for the content type of RecordIO.')
     if split == "Line" and content_type not in (CSV, JSON_LINES):
         raise InvalidInput('split="Line" is for CSV and JSON Lines.')
+    if split == "Line" and accept == PARQUET:
+        raise InvalidInput("Answers of Parquet are not one to a record: they need split='None'.")
+    if assemble == "Line" and accept in (RECORDIO, PARQUET):
+        raise InvalidInput('assemble="Line" is for answers of text.')
     if join == "Input" and (accept != content_type or assemble != split):
         raise InvalidInput(
             'join="Input" needs accept= to be content_type=, and assemble= to be split=: SageMaker '

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +161,7 @@ def score(
             "capture": "" if capture is None else str(Path(capture).expanduser().absolute()),
         }
         lineage = {"model": version.reference, "digest": version.digest, "seq": store.snapshot()}
-        record = batch_job.begin(store, name, request, lineage)
+        record = batch_job.begin(store, name, request, lineage, rows_in_all=units.rows)
         if record["status"] != records.COMPLETED:
             work = _Scoring(store, name, record, version, units, progress)
             work.run(lookups or version.lookups)
@@ -187,15 +186,13 @@ class _Scoring:
         self._asked: dict[str, Any] = record["request"]
         self._seq = int(record["lineage"]["seq"])
         self._began_us = int(record["created_at_us"])
-        self._seconds = float(record.get("seconds", 0.0))
         self._version = version
         self._units = units
         self._progress = progress
         self._folder = records.folder(store, self._full)
         self._output = Path(self._asked["output"])
         self._rows = self._errors = 0
-        self._teller = batch_job.Teller(store, name)
-        self._started = time.monotonic()
+        self._teller = batch_job.Teller(store, name, float(record.get("seconds", 0.0)))
 
     def run(self, lookups: Sequence[Any]) -> None:
         """Score what is left, and write down how it went."""
@@ -341,7 +338,11 @@ class _Scoring:
             self._capture(unit, rows[is_scored], scores)
         final = self._output / f"part-{unit:05d}.parquet"
         temporary = final.with_name(f".{final.name}.tmp")
-        pq.write_table(predictions, temporary, compression="zstd", compression_level=1)
+        # Numbers hardly repeat, and looking for those that do takes longer than writing them.
+        repeat = [f.name for f in predictions.schema if not pa.types.is_primitive(f.type)]
+        pq.write_table(
+            predictions, temporary, compression="zstd", compression_level=1, use_dictionary=repeat
+        )
         files.publish(temporary, final)
         if asked["write_to"]:
             self._write_back(unit, predictions)
@@ -361,10 +362,9 @@ class _Scoring:
         lines = []
         pairs = zip(rows.tolist(), scores.tolist(), strict=True)
         for number, (given, found) in enumerate(pairs):
-            cells = ",".join("" if value != value else repr(value) for value in given)  # noqa: PLR0124
-            told = ",".join(map(repr, found)) if isinstance(found, list) else repr(found)
+            told = found if isinstance(found, list) else [found]
             event = f"{self._name}/{unit}/{number}"
-            sides = (cells.encode(), "text/csv", told.encode(), "text/csv")
+            sides = (_cells(given), "text/csv", _cells(told), "text/csv")
             lines.append(captured.line(event, self._began_us, *sides))
         folder = Path(self._asked["capture"])
         path = captured.path(folder, self._name, f"unit-{unit:05d}", self._began_us)
@@ -421,8 +421,12 @@ class _Scoring:
             raise Fail(f"The model refused {self._errors:,} of {self._rows:,} rows.")
 
     def _end(self, secondary: str, status: str, **facts: Any) -> None:
-        seconds = self._seconds + time.monotonic() - self._started
-        told = {"rows": self._rows, "errors": self._errors, "seconds": seconds, **facts}
+        told = {
+            "rows": self._rows,
+            "errors": self._errors,
+            "seconds": self._teller.seconds,
+            **facts,
+        }
         records.move(self._store, self._full, secondary, status=status, **told)
 
 
@@ -441,6 +445,12 @@ class _WithMoment:
             moments = pa.array([self._at] * table.num_rows, MOMENT)
             timed = table.append_column(sources.ASKED_AT, moments)
             yield unit, store.point_in_time(timed, list(lookups), **options)
+
+
+def _cells(values: Sequence[float]) -> bytes:
+    """Return numbers as CSV; what is missing is empty, since a monitor would take NaN for text."""
+    text = ",".join("" if value != value else repr(value) for value in values)  # noqa: PLR0124
+    return text.encode() or b'""'  # one empty field, and not no line at all
 
 
 def _with_scores(table: pa.Table, scores: NDArray[np.float64]) -> pa.Table:

@@ -42,8 +42,8 @@ class Table:
     def __init__(self, table: pa.Table, unit_rows: int) -> None:
         self.schema: pa.Schema = table.schema
         self._table = table
-        self._rows = unit_rows
-        self._count: int = table.num_rows
+        self._unit_rows = unit_rows
+        self.rows: int = table.num_rows
 
     def digest(self) -> str:
         """Return what tells these rows from others."""
@@ -56,12 +56,12 @@ class Table:
     @property
     def units(self) -> int:
         """Their number."""
-        return -(-self._count // self._rows)
+        return -(-self.rows // self._unit_rows)
 
     def read(self, first: int, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """Yield the units from one on, with their numbers."""
         for unit in range(first, self.units):
-            yield unit, self._table.select(columns).slice(unit * self._rows, self._rows)
+            yield unit, self._table.select(columns).slice(unit * self._unit_rows, self._unit_rows)
 
     def joined(
         self,
@@ -74,7 +74,7 @@ class Table:
 
         The join runs over all that is left at once, as a stream: it reads the history once.
         """
-        rest = self._table.slice(first * self._rows)
+        rest = self._table.slice(first * self._unit_rows)
         if not rest.num_rows:
             return
         reader = store.point_in_time(rest, list(lookups), stream=True, **options)
@@ -82,11 +82,11 @@ class Table:
         for batch in reader:
             at = 0
             while at < batch.num_rows:
-                taken = batch.slice(at, self._rows - rows)
+                taken = batch.slice(at, self._unit_rows - rows)
                 waiting.append(taken)
                 rows += taken.num_rows
                 at += taken.num_rows
-                if rows == self._rows:
+                if rows == self._unit_rows:
                     yield unit, pa.Table.from_batches(waiting)
                     unit, waiting, rows = unit + 1, [], 0
         if waiting:
@@ -98,11 +98,9 @@ class ParquetFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = list(paths)
-        self._groups = [
-            (path, group)
-            for path in self._paths
-            for group in range(pq.read_metadata(path).num_row_groups)
-        ]
+        about = [(path, pq.read_metadata(path)) for path in self._paths]
+        self._groups = [(path, n) for path, told in about for n in range(told.num_row_groups)]
+        self.rows: int = sum(told.num_rows for _, told in about)
         self.schema: pa.Schema = pq.read_schema(self._paths[0])
 
     def digest(self) -> str:

@@ -145,6 +145,10 @@ def write_scores(scores: NDArray[np.float64], accept: str) -> bytes:
         texts = (",".join(map(repr, s)) if isinstance(s, list) else repr(s) for s in plain)
         return "".join(f"{text}\n" for text in texts).encode()
     name = "score" if scores.ndim == 1 else "scores"
+    if np.isnan(scores).any():  # which JSON does not know
+        values = scores.astype(object)
+        values[np.isnan(scores)] = None
+        plain = values.tolist()
     return "".join(f"{json.dumps({name: score})}\n" for score in plain).encode()
 
 

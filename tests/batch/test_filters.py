@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import featurestore as fs
 from featurestore.batch import jsonpath, payloads
-from featurestore.batch.payloads import CSV, JSON_LINES, BadRecord
+from featurestore.batch.payloads import CSV, JSON, JSON_LINES, BadRecord
 
 FEATURES = {"id": 7, "features": [1, 2, 3], "note": {"a": 1, "b": 2}}
 
@@ -40,6 +40,25 @@ FEATURES = {"id": 7, "features": [1, 2, 3], "note": {"a": 1, "b": 2}}
         ("$[1:4]", list("abcdef"), list("bcd")),  # without the end, as in JSONPath itself
         ("$[2:99]", [4, 5, 6], [6]),
         ("$[-2:]", [4, 5, 6], [5, 6]),
+        # the guide's table of operators
+        ("$.id", {"id": 7}, 7),
+        ("$.id.*", {"id": {"a": 1, "b": [2]}}, [1, [2]]),
+        (
+            "$['id','SageMakerOutput']",
+            {"id": 7, "f": [1], "SageMakerOutput": {"label": 1}},
+            {"id": 7, "SageMakerOutput": {"label": 1}},
+        ),
+        ("$[1]", list("abcdef"), "b"),
+        ("$[1,3,5]", list("abcdef"), list("bdf")),
+        ("$[2:5]", list("abcdef"), list("cde")),
+        ("$[:5]", list("abcdefg"), list("abcde")),
+        ("$[2:]", list("abcdef"), list("cdef")),
+        ("$[5:]", list("abcdefg"), list("fg")),  # "from the 6th column through the last"
+        (
+            "$.field1.['child1','child2']",
+            {"field1": {"child1": 1, "child2": 2, "child3": 3}},
+            {"child1": 1, "child2": 2},
+        ),
     ],
 )
 def test_a_filter_selects(text: str, value: Any, expected: Any) -> None:
@@ -55,6 +74,12 @@ def test_a_filter_selects(text: str, value: Any, expected: Any) -> None:
         ("$[0,9]", [4, 5, 6]),
         ("$[0]", FEATURES),
         ("$.id.deeper", FEATURES),
+        # "additional nesting of children within brackets is not supported"
+        (
+            "$.field1.['child1','child2.grandchild']",
+            {"field1": {"child1": 1, "child2": {"grandchild": 2}}},
+        ),
+        ("$.id", ["a", "CSV", "row"]),  # "only index based JSONPaths can be applied"
     ],
 )
 def test_what_is_not_there_is_an_error(text: str, value: Any) -> None:
@@ -86,6 +111,7 @@ def kept(record: str, answer: str, kind: str, output_filter: str = "$") -> str:
 
 
 def test_a_csv_answer_is_appended() -> None:
+    assert kept("1,2,3", "1", CSV) == "1,2,3,1"  # the guide's
     assert kept("1,5.1,3.5", "0.7", CSV) == "1,5.1,3.5,0.7"
     assert kept("1,5.1,3.5", "0.7", CSV, "$[0,-1]") == "1,0.7"
     assert kept("1,5.1,3.5", "0.7,0.3", CSV, "$[3:]") == "0.7,0.3"
@@ -93,6 +119,11 @@ def test_a_csv_answer_is_appended() -> None:
 
 
 def test_a_json_answer_is_an_attribute_and_what_is_no_object_becomes_one() -> None:
+    assert json.loads(kept('{"key": 1}', '{"label": 1}', JSON)) == {
+        "key": 1, "SageMakerOutput": {"label": 1},
+    }  # fmt: skip
+    reserved = kept('{"SageMakerOutput": 1}', "2", JSON)  # "might be overwritten"
+    assert json.loads(reserved) == {"SageMakerOutput": 2}
     record = '{"id": 7, "features": [1, 2]}'
     assert json.loads(kept(record, '{"score": 0.7}', JSON_LINES)) == {
         "id": 7, "features": [1, 2], "SageMakerOutput": {"score": 0.7},

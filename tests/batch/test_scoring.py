@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 import featurestore as fs
-from featurestore import batch, models
+from featurestore import batch, models, monitor, training
 from featurestore.batch import blocks, pipeline
 from featurestore.batch import job as batch_job
+from featurestore.event_time import to_us
 from featurestore.storage import seam
 
 ONNX = Path(__file__).parents[1] / "models" / "logistic.onnx"
@@ -45,7 +48,13 @@ def world(open_store: Callable[..., fs.FeatureStore]) -> fs.FeatureStore:
     )  # fmt: skip
     hours = [START + timedelta(hours=h) for h in range(48)]
     weather = [
-        {"origin": o, "at": t, "temp": i + len(o), "wind": None if i % 7 == 0 else i}
+        # Of such a size that a logistic model's scores are all over (0, 1).
+        {
+            "origin": o,
+            "at": t,
+            "temp": ((7 * i + len(o)) % 13 - 6) / 8,
+            "wind": None if i % 7 == 0 else i % 5 - 2,
+        }
         for i, t in enumerate(hours)
         for o in ("JFK", "LAGU")
     ]
@@ -81,6 +90,7 @@ def predictions(job: batch.BatchJob) -> pa.Table:
 def test_the_model_looks_its_features_up_as_of_the_labels_time(world: fs.FeatureStore) -> None:
     job = batch.score(world, "late:1", labels(), label_time="asked_at", unit_rows=16)
     found = predictions(job)
+    assert len(set(found["score"].to_pylist())) > 30
     assert found["flight"].to_pylist() == list(range(50))
     np.testing.assert_array_equal(
         found["score"].to_numpy(), expected(world, labels(), label_time="asked_at")
@@ -176,6 +186,92 @@ def test_texts_are_numbered_as_the_training_set_numbered_them() -> None:
         blocks.rows_of(pa.table({"t": [START]}), ["t"], {}, {})
 
 
+def scores_of(job: batch.BatchJob) -> np.ndarray:
+    return predictions(job)["score"].to_numpy()
+
+
+def test_a_feature_view_names_the_features(world: fs.FeatureStore) -> None:
+    world.create_feature_view("what_late_needs", FEATURES)
+    models.register(world, "bare", ONNX, inputs=INPUTS)
+    table = labels().drop("asked_at")
+    asked = {"features": "what_late_needs"}
+    now = scores_of(batch.score(world, "bare", table, **asked))
+    np.testing.assert_array_equal(now, scores_of(batch.score(world, "late", table)))
+    at = START + timedelta(hours=9, minutes=3)
+    then = scores_of(batch.score(world, "bare", table, at=at, **asked))
+    np.testing.assert_array_equal(then, scores_of(batch.score(world, "late", table, at=at)))
+    assert (then[:10] != now[:10]).all()
+
+
+def test_the_store_is_as_it_was_at_a_moment_or_a_write(world: fs.FeatureStore) -> None:
+    table, before = labels(), world.snapshot()
+    asked = {"label_time": "asked_at"}
+    old = expected(world, table, **asked)
+    hours = range(0, 48, 3)
+    world.ingest("weather", [
+        {"origin": "JFK", "at": START + timedelta(hours=h, minutes=5), "temp": -h / 48, "wind": 3}
+        for h in hours
+    ])  # fmt: skip
+    now = scores_of(batch.score(world, "late", table, **asked))
+    then = scores_of(batch.score(world, "late", table, as_of=before, **asked))
+    np.testing.assert_array_equal(then, old)
+    np.testing.assert_array_equal(now, expected(world, table, **asked))
+    assert (now != old).any()
+    # All was written at NOW: nothing was known at the labels' times, and all of it is a day later.
+    asked = {"label_time": "asked_at", "known": "write_time"}
+    assert np.isnan(scores_of(batch.score(world, "late", table, **asked))).all()
+    late = table.set_column(3, "asked_at", pa.array([NOW + timedelta(days=1)] * 50))
+    found = scores_of(batch.score(world, "late", late, **asked))
+    np.testing.assert_array_equal(found, expected(world, late, **asked))
+    assert not np.isnan(found[:10]).any()
+
+
+def test_what_was_written_since_a_job_began_is_not_seen_by_the_rest_of_it(
+    world: fs.FeatureStore,
+) -> None:
+    table = labels().drop("asked_at")
+    whole = scores_of(batch.score(world, "late", table, unit_rows=10))
+
+    def die(rows: int) -> None:
+        if rows == 20:
+            raise Kill
+
+    with pytest.raises(Kill):
+        batch.score(world, "late", table, unit_rows=10, name="job", progress=die)
+    later = [{"origin": o, "at": NOW, "temp": 0.1, "wind": 1} for o in ("JFK", "LAGU")]
+    world.ingest("weather", later)
+    job = batch.score(world, "late", table, unit_rows=10, name="job")
+    np.testing.assert_array_equal(scores_of(job), whole)
+    assert (scores_of(batch.score(world, "late", table))[:10] != whole[:10]).all()
+
+
+def test_a_training_set_is_scored_as_a_loader_gives_it(store: fs.FeatureStore) -> None:
+    store.create_feature_group(
+        "weather", record_identifier="origin", event_time="at",
+        features={"origin": "string", "at": "timestamp", "temp": "float64", "sky": "string"},
+    )  # fmt: skip
+    skies = ["clear", "rain", None, "snow"]
+    store.ingest("weather", [
+        {"origin": o, "at": START + timedelta(hours=h), "temp": h / 3, "sky": skies[(h + n) % 4]}
+        for n, o in enumerate(("JFK", "LAGU")) for h in range(48)
+    ])  # fmt: skip
+    table = labels(60).append_column("late", pa.array([n % 3 == 0 for n in range(60)]))
+    made = training.training_set(
+        store, "late", labels=table, label="late", label_time="asked_at",
+        features=["weather:temp,sky"], from_labels=["minute"],
+    )  # fmt: skip
+    rows, told = made.to_numpy()
+    model = HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=3).fit(rows, told)
+    models.register(store, "sky", model, training_set=made)
+    wanted = model.predict_proba(rows)[:, 1]
+    assert len(set(wanted.tolist())) > 3
+    found = predictions(batch.score(store, "sky", made))
+    np.testing.assert_array_equal(found["score"].to_numpy(), wanted)
+    # The labels' texts say the same as the set's numbers.
+    looked_up = batch.score(store, "sky", table.sort_by("asked_at"), label_time="asked_at")
+    np.testing.assert_array_equal(predictions(looked_up)["score"].to_numpy(), wanted)
+
+
 # ── back into the store ──────────────────────────────────────────────────────────────────────
 
 
@@ -192,6 +288,29 @@ def test_predictions_are_a_feature_group_that_can_be_joined(world: fs.FeatureSto
     batch.score(world, "late", labels(), unit_rows=20, name="two", **asked)
     history = world.sql("SELECT count(*) AS n, count(DISTINCT unit) AS u FROM history.late_scores")
     assert history.to_pylist() == [{"n": 100, "u": 6}]
+
+
+def test_monitoring_reads_predictions_and_what_was_captured(
+    world: fs.FeatureStore, tmp_path: Path
+) -> None:
+    job = batch.score(
+        world, "late", labels(), label_time="asked_at", unit_rows=20, name="one",
+        write_to="late_scores", record_id="flight", capture=tmp_path,
+    )  # fmt: skip
+    scores = scores_of(job)
+    window = (NOW, NOW + timedelta(hours=1))
+    healthy = monitor.baseline(world, "group:late_scores", window=window)
+    assert healthy.columns["score"].rows == 50
+    assert healthy.columns["score"].mean == pytest.approx(np.nanmean(scores))
+    names = [*INPUTS, "score"]
+    where = f"capture:{tmp_path / 'one'}"
+    captured = monitor.baseline(world, where, columns=names)
+    assert captured.columns["score"].mean == pytest.approx(np.nanmean(scores))
+    monitor.create(
+        world, "late", kind="data_quality", source=where, baseline=captured, columns=names
+    )
+    execution = monitor.run(world, "late", monitor.Window(to_us(NOW), to_us(NOW) + 3_600_000_000))
+    assert (execution.rows, execution.violated) == (50, False)
 
 
 class Kill(BaseException):
@@ -267,7 +386,7 @@ def test_what_is_scored_is_captured_for_the_monitor(world: fs.FeatureStore, tmp_
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0]["captureData"]["endpointInput"] == {
         "observedContentType": "text/csv", "mode": "INPUT",
-        "data": "5.0,2.0,2.0,4.0", "encoding": "CSV",
+        "data": "-0.25,0.0,2.0,4.0", "encoding": "CSV",
     }  # fmt: skip
     outputs = [float(line["captureData"]["endpointOutput"]["data"]) for line in lines]
     assert outputs == predictions(job)["score"].to_pylist()
@@ -321,6 +440,46 @@ def test_what_cannot_be_scored_is_refused(store: fs.FeatureStore, picky: str) ->
         batch.get(store, "nobody")
 
 
+def test_a_job_remembers_what_it_did_in_all_of_its_lives(
+    world: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_job, "TELL_SECONDS", 0.0)
+
+    def die(rows: int) -> None:
+        if rows == 20:
+            raise Kill
+
+    seq = world.snapshot()
+    with pytest.raises(Kill):
+        batch.score(world, "late", labels(), unit_rows=20, name="job", progress=die)
+    earlier = batch.get(world, "job").record
+    assert (earlier["status"], earlier["rows"]) == ("InProgress", 20)
+    assert "20 of 50 rows" in repr(batch.get(world, "job"))
+    assert earlier["seconds"] > 0
+    world.put_record("planes", {"tail": 1, "at": NOW, "seats": 1.0})
+    record = batch.score(world, "late", labels(), unit_rows=20, name="job").record
+    version = models.get(world, "late")
+    assert record["lineage"] == {"model": "late:1", "digest": version.digest, "seq": seq}
+    assert (record["status"], record["rows"], record["errors"]) == ("Completed", 50, 0)
+    assert record["seconds"] > earlier["seconds"]
+    assert [name for name, *_ in batch.get(world, "job").transitions] == [
+        "Starting", "InProgress", "Completed",
+    ]  # fmt: skip
+
+
+def test_a_job_is_stopped_between_units_and_goes_on(world: fs.FeatureStore) -> None:
+    def stop(rows: int) -> None:
+        if rows == 10:
+            batch.stop(world, "job")
+            assert batch.get(world, "job").status == "Stopping"
+
+    asked: dict[str, Any] = {"unit_rows": 10, "name": "job"}
+    job = batch.score(world, "late", labels(500), progress=stop, **asked)
+    assert job.status == "Stopped"
+    assert 10 <= job.record["rows"] < 500
+    assert predictions(batch.score(world, "late", labels(500), **asked)).num_rows == 500
+
+
 # ── the pipeline ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -350,3 +509,21 @@ def test_the_pipeline_keeps_the_order_and_raises_what_fails(
     else:
         run()
         assert written == items
+
+
+def test_who_reads_waits_for_who_writes() -> None:
+    """Two in each queue, one in the hands of each of the three."""
+    read, written = [0], [0]
+
+    def reading() -> Iterator[int]:
+        for n in range(60):
+            read[0] += 1
+            assert read[0] - written[0] <= 2 * pipeline.ROOM + 3
+            yield n
+
+    def write(_: int) -> None:
+        time.sleep(0.002)
+        written[0] += 1
+
+    pipeline.run(reading(), lambda n: n, write)
+    assert written == [60]
