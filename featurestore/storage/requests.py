@@ -183,4 +183,24 @@ def forget_old(env: Environment, txn: Transaction, now_us: int, limit: int = 16)
             if now_us - (_TIME.unpack_from(row)[0] - _TIME_BIAS) < KEPT_US:
                 return
             cursor.delete()
-            txn.delete(row[_TIME.size :], db=env.requests)
+            # A row that rotted may date another request, or a young one, which is to be kept.
+            if _dates(env, txn, row):
+                txn.delete(row[_TIME.size :], db=env.requests)
+
+
+def require_dated(env: Environment, txn: Transaction, row: bytes) -> None:
+    """Raise ``CorruptStore`` unless a key of ``request_times`` says when its request was made."""
+    if not _dates(env, txn, row):
+        raise CorruptStore(
+            f"The row {row.hex(' ')} says of no request when it was made. Nothing believes it; a "
+            "request may be remembered for longer than 24 hours."
+        )
+
+
+def _dates(env: Environment, txn: Transaction, row: bytes) -> bool:
+    if len(row) <= _TIME.size:
+        return False
+    result = txn.get(row[_TIME.size :], db=env.requests)
+    if result is None or len(result) < _HEAD.size:
+        return False
+    return bool(_TIME.pack(_HEAD.unpack_from(result)[1] + _TIME_BIAS) == row[: _TIME.size])

@@ -10,11 +10,15 @@
 The checksum covers the key too, so that a sound row under a wrong key does not pass.  It is the
 last member of the JSON and is compared as text: whatever bit is flipped, in the row, in the
 checksum, in the name of the member, the row is refused.  A row stays plain JSON for people.
+
+Rows of a log are chained instead, so that none can be taken out either: each begins with the
+SHA-256 of the hash before and of its own text.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import struct
 from typing import TYPE_CHECKING, Any
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 _MARK = b', "crc": '
 _NUMBER = struct.Struct(">QI")
+#: Stands before the first row of a chain.
+GENESIS = bytes(32)
 
 
 def seal(key: bytes, fields: Mapping[str, Any]) -> bytes:
@@ -83,6 +89,11 @@ def unseal_number(key: bytes, row: bytes, what: str) -> int:
         if crc32(row[:8], crc32(key)) == found:
             return int(number)
     raise CorruptStore(_refusal(what))
+
+
+def chained(last: bytes, text: bytes) -> bytes:
+    """Return the hash of a row of a log, behind one whose hash is ``last``."""
+    return hashlib.sha256(last + text).digest()
 
 
 def _refusal(what: str) -> str:

@@ -13,14 +13,13 @@ none.  Reads and refusals are counted, and written together every minute and at 
 each key and verb, with the number for each group.  A server that is killed loses the counts since.
 
 Values and secrets are never in it.  Rows are only appended; each hash covers all rows before it,
-so :func:`verify` sees any row changed or removed but the last ones, and a head that was noted
-elsewhere shows that too.
+so ``verify`` and ``scrub`` see any row changed or removed but the last ones, and a head that was
+noted elsewhere shows that too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import secrets
 import struct
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.event_time import format_us, system_clock
 from featurestore.storage import catalog, requests
+from featurestore.storage.rows import GENESIS, chained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 _COUNTS_MAX = 1000
 _GROUP_MAX = 64
 _NUMBER = struct.Struct(">Q")
-_HASH_BYTES = 32
-GENESIS = bytes(_HASH_BYTES)
+_HASH_BYTES = len(GENESIS)
 
 
 class Row(NamedTuple):
@@ -69,12 +68,8 @@ def append(commit: Commit, facts: dict[str, Any]) -> None:
             last = bytes(cursor.value())[:_HASH_BYTES]
     facts = {"at": format_us(commit.write_time_us), **facts}
     text = json.dumps(facts, separators=(",", ":")).encode()
-    row = _chained(last, text) + text
+    row = chained(last, text) + text
     commit.txn.put(_NUMBER.pack(number), row, append=True, db=commit.env.audit)
-
-
-def _chained(last: bytes, text: bytes) -> bytes:
-    return hashlib.sha256(last + text).digest()
 
 
 class Replayed(Exception):
@@ -226,25 +221,12 @@ def broken_at(found: Sequence[Row], before: bytes = GENESIS) -> int | None:
 
     Examples
     --------
-    >>> first = Row(0, _chained(GENESIS, b"{}"), b"{}")
+    >>> first = Row(0, chained(GENESIS, b"{}"), b"{}")
     >>> broken_at([first]), broken_at([first._replace(text=b'{"who":"me"}')])
     (None, 0)
     """
     for row in found:
-        if row.hash != _chained(before, row.text):
+        if row.hash != chained(before, row.text):
             return row.number
         before = row.hash
-    return None
-
-
-def verify(database: Database) -> int | None:
-    """Check the whole chain; returns the number of the first broken row, None if it is whole."""
-    number, last = -1, GENESIS
-    while page := rows(database, number):
-        if page[0].number != number + 1:
-            return number + 1
-        broken = broken_at(page, last)
-        if broken is not None:
-            return broken
-        number, last = page[-1].number, page[-1].hash
     return None

@@ -3,7 +3,8 @@
 Only the SHA-256 of the secret is kept (32 random bytes need no slow hash), in the store's own LMDB,
 so that every worker knows a revoked key at its next request::
 
-    access   k <id>      JSON: name, roles, rate, up to two secrets with their expiry, created_at
+    access   k <id>      JSON: name, roles, rate, up to two secrets with their expiry, created_at;
+                         a checksum (:mod:`featurestore.storage.rows`)
 
 Two secrets, so that a key can be rotated without a moment in which neither works.  While a store
 has no key at all, every caller is its admin; the server then serves loopback only.
@@ -18,7 +19,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import math
 import re
 import secrets
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Never
 from featurestore.engine.writer import witnessed
 from featurestore.errors import InvalidInput
 from featurestore.event_time import duration_us, format_us, system_clock, to_us
+from featurestore.storage.rows import seal, unseal
 from featurestore_server import root_secret
 from featurestore_server.audit import Counts, Witness
 from featurestore_server.problems import NotAuthenticated, TooManyRequests
@@ -155,7 +156,7 @@ class Keys:
     def _find(self, key_id: str) -> _Known | None:
         env = self._database.env
         with env.read() as txn:
-            row = txn.get(b"k" + key_id.encode(), db=env.access)
+            row = txn.get(_place(key_id), db=env.access)
         known = self._callers.get(key_id)
         if row is None:
             self._callers.pop(key_id, None)
@@ -167,7 +168,7 @@ class Keys:
         return known
 
     def _known(self, key_id: str, row: bytes) -> _Known:
-        facts = json.loads(row)
+        facts = _facts(_place(key_id), row)
         roles = tuple((role, pattern) for role, pattern in facts["roles"])
         rate = facts.get("rate") or self._key_rate
         bucket = Bucket(rate) if rate else None
@@ -193,7 +194,7 @@ class Keys:
         """Return all keys, their secrets' hashes left out."""
         env = self._database.env
         with env.read() as txn, txn.cursor(db=env.access) as cursor:
-            return [_shown(bytes(key)[1:].decode(), json.loads(row)) for key, row in cursor]
+            return [_shown(bytes(at)[1:].decode(), _facts(at, row)) for at, row in cursor]
 
     # ── changing ──
 
@@ -273,8 +274,8 @@ class Keys:
         """Remove a key; requests that carry it are refused from now on."""
 
         def work(commit: Commit) -> None:
-            self._load(commit, key_id)
-            commit.txn.delete(b"k" + key_id.encode(), db=commit.env.access)
+            if not commit.txn.delete(_place(key_id), db=commit.env.access):
+                raise InvalidInput(_no_key(key_id))
 
         self._change(work, "revoke_key", key_id, by, once)
 
@@ -304,14 +305,27 @@ class Keys:
 
     @staticmethod
     def _load(commit: Commit, key_id: str) -> dict[str, Any]:
-        row = commit.txn.get(b"k" + key_id.encode(), db=commit.env.access)
+        row = commit.txn.get(_place(key_id), db=commit.env.access)
         if row is None:
-            raise InvalidInput(f'There is no API key "{key_id}".')
-        return dict(json.loads(bytes(row)))
+            raise InvalidInput(_no_key(key_id))
+        return _facts(_place(key_id), row)
 
     @staticmethod
     def _put(commit: Commit, key_id: str, facts: dict[str, Any]) -> None:
-        commit.txn.put(b"k" + key_id.encode(), json.dumps(facts).encode(), db=commit.env.access)
+        place = _place(key_id)
+        commit.txn.put(place, seal(place, facts), db=commit.env.access)
+
+
+def _no_key(key_id: str) -> str:
+    return f'There is no API key "{key_id}".'
+
+
+def _place(key_id: str) -> bytes:
+    return b"k" + key_id.encode()
+
+
+def _facts(place: bytes, row: bytes) -> dict[str, Any]:
+    return unseal(place, row, f"The API key {bytes(place[1:]).decode(errors='replace')}")
 
 
 def _checked_name(name: str) -> str:

@@ -18,8 +18,9 @@ import pytest
 
 import featurestore as fs
 from featurestore.engine import ingest
-from featurestore.storage import manifest
+from featurestore.storage import manifest, parquet
 from featurestore.storage.environment import DATABASES
+from featurestore.storage.rows import GENESIS, chained, seal
 from tests.model import DAY, SECOND, moment
 from tests.small_world import START
 
@@ -67,10 +68,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.write([("flushed", row) for row in rows(9, 900)], request_id="tail")
         store.create_consumer("replica")
         store.create_feature_view("view", ["flushed:x"])
+        put_what_the_server_keeps(store._database.env)
         kinds = {entry.kind for entry in entries(store)}
         assert kinds == {"flush", "staged", "cell", "merged"}
         assert store.verify() == store.scrub() == []
     return path
+
+
+def put_what_the_server_keeps(env: Any) -> None:
+    """Put an API key, and a log of changes, as ``featurestore_server`` does."""
+    put(env, "access", b"kabc", seal(b"kabc", {"name": "reader", "roles": [["reader", "*"]]}))
+    last = GENESIS
+    for number in range(3):
+        text = b'{"verb":"create_key"}'
+        last = chained(last, text)
+        put(env, "audit", number.to_bytes(8, "big"), last + text)
 
 
 def entries(store: fs.FeatureStore) -> list[manifest.FileEntry]:
@@ -143,6 +155,35 @@ def test_a_file_with_a_flipped_bit_is_named_and_never_read_wrongly(
         assert {fault.what for fault in store.scrub()} == {"missing"}
 
 
+def test_who_checks_files_is_never_given_what_rotted_under_the_file_system(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = whole  # a copy would have been touched
+    chance = random.Random(2013)
+    with fs.open(path, clock=lambda: NOW, upkeep=False) as store:
+        file = next(entry for entry in entries(store) if entry.kind == "merged")
+        expected = questions(store)
+    monkeypatch.setattr(parquet, "check_files", True)
+    for _ in range(-(-FLIPS // 4)):
+        at, bit = chance.randrange(file.size_bytes), chance.randrange(8)
+        monkeypatch.setattr(parquet, "_sound", set())  # as in a process that begins
+        times = (path / file.path).stat()
+        silently = (times.st_atime_ns, times.st_mtime_ns)
+        flip(path / file.path, at, bit)
+        os.utime(path / file.path, ns=silently)
+        try:
+            with fs.open(path, clock=lambda: NOW, upkeep=False) as store:
+                answers = questions(store)
+        finally:
+            flip(path / file.path, at, bit)
+            os.utime(path / file.path, ns=silently)
+        refused = 0
+        for (what, answer), (_, right) in zip(answers, expected, strict=True):
+            assert answer in (right, "CorruptStore"), (what, at, bit)
+            refused += answer == "CorruptStore"
+        assert refused >= 4, (at, bit)  # SQL, both joins, changes
+
+
 def test_a_row_of_every_database_with_a_flipped_bit_is_found(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "store")
     chance = random.Random(2013)
@@ -150,7 +191,7 @@ def test_a_row_of_every_database_with_a_flipped_bit_is_found(whole: Path, tmp_pa
         env = store._database.env
         flipped = 0
         for name in DATABASES:
-            if name in {"request_times", "access", "audit"}:
+            if name == "request_times":  # all of a row is its key
                 continue
             with env.read() as txn, txn.cursor(db=getattr(env, name)) as cursor:
                 kept = [(bytes(key), bytes(value)) for key, value in cursor if value]
@@ -165,6 +206,34 @@ def test_a_row_of_every_database_with_a_flipped_bit_is_found(whole: Path, tmp_pa
                 put(env, name, key, value)
                 flipped += 1
         assert flipped > 30
+        assert store.verify() == store.scrub() == []
+
+
+def test_a_row_that_dates_no_request_is_found_and_forgets_none(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "store")
+    chance = random.Random(2013)
+    with fs.open(tmp_path / "store", clock=lambda: NOW, upkeep=False) as store:
+        env = store._database.env
+        with env.read() as txn, txn.cursor(db=env.request_times) as cursor:
+            kept = [bytes(key) for key, _ in cursor]
+        assert kept
+        for key in kept:
+            at = chance.randrange(len(key))
+            damaged = key[:at] + bytes([key[at] ^ 1 << chance.randrange(8)]) + key[at + 1 :]
+            put(env, "request_times", damaged, b"")
+            for check in (store.scrub, store.verify):
+                assert {fault.place for fault in check()} == {"engine, request_times"}
+            with env.write() as txn:
+                txn.delete(damaged, db=env.request_times)
+        # Bits of their times have made requests old; sent again, they count once all the same.
+        for key in kept:
+            put(env, "request_times", bytes(8) + key[8:], b"")
+        before = store.snapshot()
+        store.write([("flushed", row) for row in rows(9, 900)], request_id="tail")
+        assert store.snapshot() == before
+        store.put_record("flushed", rows(1, 950)[0])
+        store.write([("flushed", row) for row in rows(9, 900)], request_id="tail")
+        assert store.snapshot() == before + 1
         assert store.verify() == store.scrub() == []
 
 

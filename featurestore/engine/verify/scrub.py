@@ -3,7 +3,8 @@
 ::
 
     files      each that is listed: its size, and the digest of all its bytes
-    engine     each row of each database of LMDB: the checksum in it
+    engine     each row of each database of LMDB: the checksum in it; in the log of changes, the
+               hash of all before; when a request was made: what its own row says
 
 What ``verify`` looks for is sense: that the parts agree.  A scrub looks for bytes that are not what
 was written, wherever they are, before somebody asks for them; it needs no more memory than a row,
@@ -34,7 +35,7 @@ from featurestore.storage import (
     requests,
 )
 from featurestore.storage.environment import DATABASES
-from featurestore.storage.rows import unseal, unseal_number
+from featurestore.storage.rows import GENESIS, chained, unseal, unseal_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -151,7 +152,7 @@ def scrub_rows(
 ) -> None:
     """Hold every row of some databases of the engine to its checksum."""
     for name in names:
-        check = _CHECKS.get(name, _unchecked)
+        check = _check_of(name, env)
         read = 0
         try:
             for at, row in _rows(env, name):
@@ -234,8 +235,34 @@ def _meta(at: bytes, row: bytes) -> None:
         unseal_number(at, row, f"The counter {at.decode(errors='replace')}")
 
 
-def _unchecked(_at: bytes, _row: bytes) -> None:
-    """Check nothing: keys alone, or a chain of hashes that the server checks."""
+def _access(at: bytes, row: bytes) -> None:
+    unseal(at, row, f"The API key {at[1:].decode(errors='replace')}")
+
+
+class _Chain:
+    """The server's log of changes: each row's hash covers the row before."""
+
+    def __init__(self) -> None:
+        self._number, self._hash = 0, GENESIS
+
+    def __call__(self, at: bytes, row: bytes) -> None:
+        found, text = row[: len(GENESIS)], row[len(GENESIS) :]
+        follows = at == self._number.to_bytes(8, "big") and found == chained(self._hash, text)
+        self._number, self._hash = int.from_bytes(at, "big") + 1, found
+        if not follows:
+            raise CorruptStore(
+                f"Row {self._number - 1} of the log of changes is not what was written, or not "
+                "behind the row that it was written behind."
+            )
+
+
+def _dated(env: Environment) -> Check:
+    def check(at: bytes, _row: bytes) -> None:
+        with env.read() as txn:
+            if txn.get(at, db=env.request_times) is not None:  # else it was forgotten meanwhile
+                requests.require_dated(env, txn, at)
+
+    return check
 
 
 _CHECKS: dict[str, Check] = {
@@ -246,4 +273,12 @@ _CHECKS: dict[str, Check] = {
     "journal": _entry,
     "manifest": _manifest,
     "requests": requests.parsed,
+    "access": _access,
 }
+
+
+def _check_of(name: str, env: Environment) -> Check:
+    """Return what is to hold of each row of a database, in their order."""
+    if name == "audit":
+        return _Chain()
+    return _dated(env) if name == "request_times" else _CHECKS[name]

@@ -4,7 +4,8 @@
 
     commit log      seqs and times only grow; nothing anywhere has a later seq
     catalog         every definition parses; no two groups are one to SQL
-    small rows      results of requests, marks of consumers, counters, documents: checksums
+    small rows      results of requests, marks of consumers, counters, documents, API keys, the log
+                    of changes: checksums
     manifest        every row parses, belongs to a group, and no file is two things at once
     each group      at one moment of its own, files pinned (group):
       journal         entries in order, none half drained; checksums; records decode
@@ -52,6 +53,9 @@ __all__ = ["Fault", "Findings", "examine", "verify"]
 #: A file nobody knows is worth a note when a cleaner had time enough to remove it.
 OLD_SECONDS = 600
 
+#: Databases of rows that agree with nothing else: a checksum is all there is to look at.
+_SMALL = ("meta", "requests", "request_times", "access", "audit")
+
 _U32 = struct.Struct(">I")
 _FILE_KEY = struct.Struct(">IQ")
 
@@ -92,7 +96,7 @@ def examine(database: Database, receipts: Iterable[ErasureReceipt] = ()) -> Find
         _check_manifest(database, txn, findings)
         _check_owners(database, txn, findings)
         _check_commits(database, txn, findings)
-    scrub_rows(database.env, findings, names=("meta", "requests"))
+    scrub_rows(database.env, findings, names=_SMALL)
     erased = _erased(database, groups, receipts, findings)
     _note_orphans(database, findings)
     seqs = SeenSeqs()
