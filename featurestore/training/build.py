@@ -24,7 +24,7 @@ from featurestore.engine import point_in_time
 from featurestore.engine.point_in_time.batches import Stretches
 from featurestore.storage import files, seam
 from featurestore.storage.parquet import WRITE_SEQ
-from featurestore.training import guards
+from featurestore.training import guards, lineage
 from featurestore.training.layout import LINEAGE_FILE, ROW_GROUP_ROWS
 from featurestore.training.profile import AUC_ROWS_MIN, Profile, feature_auc, target_of
 from featurestore.training.writer import SetWriter
@@ -110,11 +110,11 @@ def _build(
         pieces = Stretches(next(running), running).of(ROW_GROUP_ROWS)
         for table in writer.write(map(readings.take, pieces)):
             profile.add(table, writer.matrix_names)
-        lineage = _lineage(wanted, snapshots)
+        behind = _lineage(wanted, snapshots)
     guards.refuse_young(readings.reports, wanted.cutoff_us, allowed)
     done = writer.finish(wanted.plan, _profile(wanted, writer, profile, readings))
     path = folder / LINEAGE_FILE
-    text = json.dumps(lineage, indent=1, sort_keys=True).encode() + b"\n"
+    text = json.dumps(behind, indent=1, sort_keys=True).encode() + b"\n"
     seam.call("write", path, path.write_bytes, text)
     return done
 
@@ -214,14 +214,18 @@ def _repeated(wanted: Request) -> int:
 
 
 def _lineage(wanted: Request, snapshots: Mapping[str, GroupSnapshot]) -> dict[str, Any]:
-    """Return where the set comes from: groups, schema versions, files, seq, code."""
+    """Return where the set comes from: groups, schema versions, files, seq, code.
+
+    None of it is in the set's hash: another script with the same request has the same set.
+    """
     return {
         "set": wanted.hash,
         "as_of_seq": wanted.seq,
         "known": wanted.known,
         "labels": {"rows": wanted.labels.num_rows, "digest": wanted.plan["labels"]},
         "groups": [_group_lineage(snapshot) for snapshot in snapshots.values()],
-        "code": {name: _version(name) for name in ("featurestore", "pyarrow", "numpy")}
+        "code": lineage.caller(),
+        "engine": {name: _version(name) for name in ("featurestore", "pyarrow", "numpy")}
         | {"python": platform.python_version()},
     }
 

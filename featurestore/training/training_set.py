@@ -163,7 +163,12 @@ class TrainingSet:
 
     @cached_property
     def lineage(self) -> dict[str, Any]:
-        """Where it came from: groups, schema versions, files with digests, seq, code."""
+        """Where it came from: groups, schema versions, files with digests, seq.
+
+        Under ``code``, the script or notebook that had the set made: its path, its SHA-256, and the
+        git commit, where there are such, and whether the work tree had changes; see
+        :mod:`featurestore.training.lineage`.
+        """
         found: dict[str, Any] = json.loads(files.content(self._folder / LINEAGE_FILE))
         return found
 

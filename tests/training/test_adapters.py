@@ -83,29 +83,6 @@ def test_xgboost_learns_the_same_from_batches(ts: training.TrainingSet) -> None:
     assert np.mean((scores > 0.5) == y) > 0.7
 
 
-def test_torch_gets_every_batch_once_from_any_workers(ts: training.TrainingSet) -> None:
-    torch = pytest.importorskip("torch")
-    from featurestore.integrations.torch import dataset
-
-    expected = [(x.tolist(), y.tolist()) for x, y in ts.loader(batch=700, seed=6)]  # type: ignore[union-attr]
-    loader = ts.loader(batch=700, seed=6)
-    first, labels = next(iter(dataset(loader)))
-    assert (first.dtype, labels.dtype) == (torch.float32, torch.float32)
-    for workers in (0, 2):
-        data = dataset(ts.loader(batch=700, seed=6))
-        found = torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers)
-        assert [(x.tolist(), y.tolist()) for x, y in found] == expected
-    ranks = [dataset(ts.loader(batch=700, seed=6), rank=r, ranks=2) for r in (0, 1)]
-    parts = [[(x.tolist(), y.tolist()) for x, y in rank] for rank in ranks]
-    assert parts == [expected[0::2], expected[1::2]]
-    assert [len(rank) for rank in ranks] == [7, 6]
-    resumed = dataset(ts.loader(batch=700))
-    going = iter(data)
-    next(going)
-    resumed.load_state_dict(data.state_dict())
-    assert [(x.tolist(), y.tolist()) for x, y in resumed][:2] == expected[1:3]
-
-
 @pytest.mark.parametrize(("module", "extra"), [("torch", "torch"), ("xgboost_data", "xgboost")])
 def test_a_missing_package_names_its_extra(module: str, extra: str) -> None:
     package = module.split("_", maxsplit=1)[0]
