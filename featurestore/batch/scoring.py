@@ -205,10 +205,11 @@ class _Scoring:
             loaded = models.load(self._store, self._version)
             read, kept = self._reading(lookups, first=len(log.entries))
             self._group(kept)
+            # Only what the next stage needs goes on: memory that is free early is used again.
             pipeline.run(
-                ((unit, table, self._block(table)) for unit, table in read),
-                lambda item: (item[0], item[1], *self._scored(loaded, item[1], item[2])),
-                lambda item: self._write(log, kept, *item),
+                ((unit, table.select(kept), self._block(table)) for unit, table in read),
+                lambda item: (item[0], item[1], *self._scored(loaded, item[2])),
+                lambda item: self._write(log, *item),
             )
             self._check_share()
         except Stop:
@@ -275,18 +276,16 @@ class _Scoring:
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 
     def _scored(
-        self, model: Model, table: pa.Table, rows: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[tuple[int, str]], NDArray[np.float32]]:
-        """Return scores, which rows have one, and why the others have none."""
+        self, model: Model, rows: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], list[tuple[int, str]], NDArray[np.float32] | None]:
+        """Return scores, why some rows have none, and the rows if they are to be told of."""
         batch_job.require_unasked(self._store, self._name)
         refused: list[tuple[int, str]] = []
-        parts = self._bisected(model, rows, 0, refused) if table.num_rows else []
-        is_scored = np.ones(len(rows), bool)
-        is_scored[[row for row, _ in refused]] = False
+        parts = self._bisected(model, rows, 0, refused) if len(rows) else []
         scores = np.concatenate(parts) if parts else np.empty(0)
         if refused and self._asked["on_error"] == "fail":
             raise Fail(f"The model refuses row {self._rows + refused[0][0]:,}: {refused[0][1]}")
-        return scores, is_scored, refused, rows
+        return scores, refused, rows if refused or self._asked["capture"] else None
 
     def _bisected(
         self, model: Model, rows: NDArray[np.float32], start: int, refused: list[tuple[int, str]]
@@ -313,41 +312,35 @@ class _Scoring:
     def _write(
         self,
         log: ProgressLog,
-        kept: list[str],
         unit: int,
         table: pa.Table,
         scores: NDArray[np.float64],
-        is_scored: NDArray[np.bool_],
         refused: list[tuple[int, str]],
-        rows: NDArray[np.float32],
+        rows: NDArray[np.float32] | None,
     ) -> None:
         """Make a unit's output durable, write it back, and say so."""
         asked = self._asked
-        base = table.select(kept)
-        if refused:
-            base = base.filter(pa.array(is_scored))
+        is_scored = np.ones(table.num_rows, bool)
+        is_scored[[row for row, _ in refused]] = False
+        base = table.filter(pa.array(is_scored)) if refused else table
         predictions = _with_scores(base, scores)
         stamp = pa.DictionaryArray.from_arrays(
             pa.array(np.zeros(len(scores), np.int8)), [self._version.reference]
         )
         predictions = predictions.append_column("model_version", stamp)
-        if asked["on_error"] == "quarantine" and refused:
+        if asked["on_error"] == "quarantine" and refused and rows is not None:
             text = "".join(self._put_aside(unit, rows, row, why) for row, why in refused)
             self._publish(self._folder / f"errors-{unit:05d}.jsonl", text.encode())
-        if asked["capture"]:
+        if asked["capture"] and rows is not None:
             self._capture(unit, rows[is_scored], scores)
         final = self._output / f"part-{unit:05d}.parquet"
         temporary = final.with_name(f".{final.name}.tmp")
-        # Numbers hardly repeat, and looking for those that do takes longer than writing them.
-        repeat = [f.name for f in predictions.schema if not pa.types.is_primitive(f.type)]
-        pq.write_table(
-            predictions, temporary, compression="zstd", compression_level=1, use_dictionary=repeat
-        )
+        _write_parquet(predictions, temporary)
         files.publish(temporary, final)
         if asked["write_to"]:
             self._write_back(unit, predictions)
-        log.add(unit=unit, rows=len(rows), errors=len(refused))
-        self._rows += len(rows)
+        log.add(unit=unit, rows=table.num_rows, errors=len(refused))
+        self._rows += table.num_rows
         self._errors += len(refused)
         self._teller.tell(self._rows, self._errors)
         if self._progress is not None:
@@ -445,6 +438,20 @@ class _WithMoment:
             moments = pa.array([self._at] * table.num_rows, MOMENT)
             timed = table.append_column(sources.ASKED_AT, moments)
             yield unit, store.point_in_time(timed, list(lookups), **options)
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    """Write predictions; what it costs is most of what a unit costs beside its model.
+
+    Numbers hardly repeat, and looking for those that do takes longer than writing them.  Integers
+    are ids and times above all: their differences are short, and leave zstd nothing to do.
+    """
+    repeat = [f.name for f in table.schema if not pa.types.is_primitive(f.type)]
+    counted = [f.name for f in table.schema if pa.types.is_integer(f.type)]
+    pq.write_table(
+        table, path, compression="zstd", compression_level=1, use_dictionary=repeat,
+        column_encoding=dict.fromkeys(counted, "DELTA_BINARY_PACKED"),
+    )  # fmt: skip
 
 
 def _cells(values: Sequence[float]) -> bytes:

@@ -272,6 +272,31 @@ def test_a_training_set_is_scored_as_a_loader_gives_it(store: fs.FeatureStore) -
     np.testing.assert_array_equal(predictions(looked_up)["score"].to_numpy(), wanted)
 
 
+def test_kept_columns_of_every_type_come_back_as_they_were(world: fs.FeatureStore) -> None:
+    kinds: dict[str, pa.DataType] = {
+        str(t): t
+        for t in (
+            *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+            *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+            *(pa.float16(), pa.float32(), pa.float64(), pa.bool_(), pa.date32(), pa.string()),
+            *(pa.timestamp("us", "UTC"), pa.binary(), pa.list_(pa.int64()), pa.decimal128(9, 2)),
+        )
+    }
+    n = 40
+    table = labels(n)
+    for name, kind in kinds.items():
+        plain: list[Any] = [None if i % 7 == 0 else i * 3 % 100 for i in range(n)]
+        if pa.types.is_list(kind):
+            plain = [None if v is None else [v, None] for v in plain]
+        elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+            plain = [None if v is None else str(v).encode() for v in plain]
+        elif pa.types.is_boolean(kind):
+            plain = [None if v is None else v % 2 == 0 for v in plain]
+        table = table.append_column(name, pa.array(plain, kind))
+    job = batch.score(world, "late", table, label_time="asked_at", unit_rows=16)
+    assert predictions(job).select([*kinds]).equals(table.select([*kinds]))
+
+
 # ── back into the store ──────────────────────────────────────────────────────────────────────
 
 
