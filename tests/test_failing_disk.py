@@ -101,6 +101,7 @@ def test_errors_of_lmdb_are_told_for_what_they_are(full: fs.FeatureStore) -> Non
         ("lock", errno.EMFILE, fs.Unavailable),
         ("list", errno.EIO, fs.Unavailable),
         ("statvfs", errno.EIO, fs.Unavailable),
+        ("stat", errno.EIO, fs.Unavailable),
         ("write", errno.ENOSPC, fs.StoreFull),
         ("write", errno.EDQUOT, fs.StoreFull),
         ("rename", errno.EROFS, fs.ReadOnlyStore),
@@ -115,6 +116,19 @@ def test_a_flush_that_fails_leaves_nothing_and_can_be_done_again(
     assert full.stat()["groups"]["g"]["journal_rows"] == 0
     there = {p.name for p in (full.path / "data").rglob("*") if p.is_file()}
     assert len(there) == full.stat()["groups"]["g"]["files"]
+
+
+def test_a_link_that_is_there_though_it_failed_is_made_a_copy(
+    full: fs.FeatureStore, tmp_path: Path
+) -> None:
+    full.flush()
+    with failing("link", "late_eio"):
+        full.backup(tmp_path / "copy")
+    with fs.open(tmp_path / "copy", read_only=True) as copy:
+        assert copy.verify() == copy.scrub() == []
+    names = [path.relative_to(full.path) for path in (full.path / "data").rglob("*.parquet")]
+    same = [(full.path / name).samefile(tmp_path / "copy" / name) for name in names]
+    assert same.count(False) == 1
 
 
 def test_no_descriptor_left_is_no_damage(full: fs.FeatureStore) -> None:

@@ -118,6 +118,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         try:
             seam.call("link", target, os.link, source, target)
         except OSError:  # another disk, or one that knows no links
+            remove(target)  # or it is there, and all that failed is to say so
             copy(source, target)
 
 
@@ -195,7 +196,8 @@ def size(path: Path) -> int:
 
 def witness(path: Path) -> tuple[int, ...]:
     """Return what changes when a file is replaced or written to: inode, size, last change."""
-    found = seam.call("stat", path, path.stat)
+    with translated(path):
+        found = seam.call("stat", path, path.stat)
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

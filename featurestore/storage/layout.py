@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,9 +123,13 @@ def writer_options(
 
 def one_page(rows: int) -> dict[str, int]:
     """Return the options that keep a column of a row group in one page, as far as 1 MiB goes."""
+    return {"max_rows_per_page": rows} if _pages_have_rows() else {}
+
+
+@cache
+def _pages_have_rows() -> bool:
     # pyarrow cut pages by their size only, until it had an option for their rows, too.
-    known = inspect.signature(pq.ParquetWriter.__init__).parameters
-    return {"max_rows_per_page": rows} if "max_rows_per_page" in known else {}
+    return "max_rows_per_page" in inspect.signature(pq.ParquetWriter.__init__).parameters
 
 
 def _sample(table: pa.Table) -> pa.Table:

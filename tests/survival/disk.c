@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/types.h>
@@ -91,4 +92,28 @@ CALL(int, ftruncate64, (int fd, off64_t size), (fd, size), below_fd(fd), NO_HALF
 CALL(int, rename, (const char *a, const char *b), (a, b), below(b), NO_HALF)
 CALL(int, link, (const char *a, const char *b), (a, b), below(b), NO_HALF)
 CALL(int, unlink, (const char *path), (path), below(path), NO_HALF)
+/* To open a file is to change something where it makes one. */
+#define OPEN(name)                                                                    \
+    int name(const char *path, int flags, ...) {                                      \
+        static int (*real)(const char *, int, mode_t);                                \
+        if (!real) real = (int (*)(const char *, int, mode_t))dlsym(RTLD_NEXT, #name);\
+        va_list rest;                                                                 \
+        va_start(rest, flags);                                                        \
+        mode_t rights = flags & O_CREAT ? va_arg(rest, mode_t) : 0;                   \
+        va_end(rest);                                                                 \
+        int makes = flags & O_CREAT && below(path) && access(path, F_OK) != 0;        \
+        int saved = errno, mode = met(makes, #name);                                  \
+        errno = saved;                                                                \
+        if (mode == 0) return real(path, flags, rights);                              \
+        if (mode == KILL) die();                                                      \
+        if (mode == KILL_AFTER || mode == LATE_EIO) {                                 \
+            int fd = real(path, flags, rights);                                       \
+            if (mode == KILL_AFTER) die();                                            \
+            if (fd >= 0) close(fd);                                                   \
+        }                                                                             \
+        errno = mode == ENOSPC_ ? ENOSPC : EIO;                                       \
+        return -1;                                                                    \
+    }
+OPEN(open)
+OPEN(open64)
 CALL(int, mkdir, (const char *path, mode_t rights), (path, rights), below(path), NO_HALF)

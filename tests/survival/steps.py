@@ -17,11 +17,16 @@ Calls are stepped through at one of two places:
 ==========  ====================================================================================
 ``seam``    each call and each named point of ``storage.seam``; all of the project's own
 ``libc``    each call that changes a file, also those inside LMDB and Arrow (``disk.c``, which
-            needs a C compiler)
+            needs a C compiler); of the writes that Arrow makes into one file, one after the
+            other, the first, the last, and one between them
 ==========  ====================================================================================
 
 A call that fails is an error to whoever asked, and the same process goes on: told in words of ours,
-or the system's; a commit whose outcome nobody knows is `OutcomeUnknown`.
+and a commit whose outcome nobody knows is `OutcomeUnknown`.
+
+To die after a call is to die before the next one that changes anything, and is tried by itself only
+where a chapter is acknowledged between the two; and a call that only looks may as well not be made
+as fail after it was.  So no fault is left out.
 """
 
 from __future__ import annotations
@@ -61,12 +66,12 @@ if TYPE_CHECKING:
 SIZES: list[tuple[Any, str, int]] = [
     (engine_ingest, "JOURNAL_ROWS_MAX", 2),
     (staging, "SLICE_KEYS_MAX", 1),
-    (parquet, "ROW_GROUP_ROWS", 2),
-    (compactor, "WINDOW_ROWS", 12),
-    (compactor, "CELL_ROWS", 6),
+    (parquet, "ROW_GROUP_ROWS", 3),
+    (compactor, "WINDOW_ROWS", 20),
+    (compactor, "CELL_ROWS", 10),
     (cleaner, "GRACE_US", 0),
 ]
-"""Few rows are many: a table of seven is large, a window closes after twelve."""
+"""Few rows are many: a table of seven is large, a window closes after twenty."""
 
 LIBC_MODES = {
     "kill": 1, "kill_after": 2, "short": 3, "eio": 4, "enospc": 5, "late_eio": 6,
@@ -75,6 +80,7 @@ LIBC_MODES = {
 
 THROUGH = ("seam", "libc")
 ENDED_BY_ITSELF = 0
+PATIENCE_SECONDS = 120
 TRIES = 4
 """A life that meets one fault is lived twice; one of a planted fault might go on for ever."""
 
@@ -260,22 +266,28 @@ class _AtCall:
         return do(*args)
 
 
+def _disk(folder: Path) -> Path:
+    """Return where the store lies, and its backups: what is stepped through."""
+    return folder / "disk"
+
+
 def suffer(folder: Path, through: str, at: int, mode: str, plant: str | None = None) -> None:
     """Live, meet a fault at one call, and go on: in a process of its own."""
     if plant:
         plants.sow(plant)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    _disk(folder).mkdir()
     with lived_small():
         if through == "seam":
             calls = seam.on_call = _AtCall(at, mode)
         else:
             disk = ctypes.CDLL(None)
             disk.disk_trace.restype = ctypes.c_char_p
-            disk.disk_arm(bytes(folder / "store"), at, LIBC_MODES[mode])
+            disk.disk_arm(bytes(_disk(folder)), at, LIBC_MODES[mode])
         store, starts = None, []
         for _ in range(TRIES):
             try:
-                store = store or opened(folder / "store")
+                store = store or opened(_disk(folder) / "store")
                 for number, chapter in enumerate(chapters(store)):
                     starts.append(len(calls.seen) if through == "seam" else disk.disk_calls())
                     chapter()
@@ -299,7 +311,10 @@ def _suffer_in_child(
 ) -> int:
     child = _children(through).Process(target=suffer, args=(folder, through, at, mode, plant))
     child.start()
-    child.join(120)
+    for _ in range(PATIENCE_SECONDS):  # one by one: whoever is stopped meanwhile does not wait
+        child.join(1)
+        if child.exitcode is not None:
+            break
     code = child.exitcode
     child.kill()
     child.join()
@@ -372,7 +387,7 @@ def _judge(folder: Path, book: Book, code: int, mode: str) -> None:
     for line in lines:
         if line.startswith("!"):
             _judge_error(line.split()[1], mode, line)
-    path = folder / "store"
+    path = _disk(folder) / "store"
     if code == ENDED_BY_ITSELF:
         _require(done[-1:] == [len(book.after) - 2], "it did not live to the end")
     elif (path / "engine" / "data.mdb").exists():
@@ -382,6 +397,7 @@ def _judge(folder: Path, book: Book, code: int, mode: str) -> None:
         if code != ENDED_BY_ITSELF:  # else it was lived again by the process that met the fault
             for chapter in chapters(store):
                 chapter()
+            _require(not (f := store.verify()), f"verify of a life lived again: {f[:3]}")
         _is_the_end(store, book)
     _nothing_is_left(path, book)
 
@@ -435,9 +451,8 @@ def _is_the_end(store: fs.FeatureStore, book: Book) -> None:
             for group, rows in book.end[1].items()
         ]
         raise Broken(f"it ends at seq {end[0]}, not {book.end[0]}, or otherwise: {differ}")
-    store.flush()
-    store.compact()
-    _require(not (f := store.verify()), f"verify after a compaction: {f[:3]}")
+    if store.flush() + store.compact():
+        _require(not (f := store.verify()), f"verify after a compaction: {f[:3]}")
 
 
 def _nothing_is_left(path: Path, book: Book) -> None:
@@ -456,17 +471,44 @@ def _nothing_is_left(path: Path, book: Book) -> None:
 
 def faults_of(book: Book, through: str) -> list[tuple[int, str]]:
     """Return every fault that can meet every call."""
+    suits = seam.suits if through == "seam" else _suits_libc
+    modes = [mode for mode in seam.MODES if mode != "stop"] if through == "seam" else LIBC_MODES
+    every = [(n, m) for n, name in enumerate(book.calls) for m in modes if suits(m, name)]
     if through == "seam":
-        modes = [mode for mode in seam.MODES if mode != "stop"]
-        return [(n, m) for n, name in enumerate(book.calls) for m in modes if seam.suits(m, name)]
-    no_bytes = {"fsync", "fdatasync", "rename", "link", "unlink", "mkdir"}
-    return [
-        (n, mode)
-        for n, name in enumerate(book.calls)
-        for mode in LIBC_MODES
-        if not (mode == "short" and name in no_bytes)
-        and not (mode == "enospc" and name == "unlink")
-    ]
+        return [(n, m) for n, m in every if not _is_another(book, n, m, seam.ONLY_LOOK)]
+    every = [(n, m) for n, m in every if not _is_another(book, n, m, set())]
+    return [(n, m) for n, m in every if not _is_one_of_many(book, n)]
+
+
+def _suits_libc(mode: str, name: str) -> bool:
+    """Return whether a fault says something about a call of libc."""
+    no_bytes = {"fsync", "fdatasync", "rename", "link", "unlink", "mkdir", "open", "open64"}
+    if mode == "short":
+        return name not in no_bytes
+    return not (mode == "enospc" and name == "unlink")
+
+
+def _is_one_of_many(book: Book, at: int) -> bool:
+    """Return whether a call is a write between others into one file, and not the middle one."""
+    if book.calls[at - 1 : at + 2] != ["write"] * 3:
+        return False
+    first = last = at
+    while book.calls[first - 1] == "write":
+        first -= 1
+    while book.calls[last + 1] == "write":
+        last += 1
+    return at != (first + last) // 2
+
+
+def _is_another(book: Book, at: int, mode: str, looks: set[str]) -> bool:
+    """Return whether a fault leaves the very bytes, and the very log, that another one leaves."""
+    if mode == "late_eio" and book.calls[at] in looks:
+        return True
+    if mode == "kill_after":
+        following = range(at + 1, len(book.calls))
+        then = next((n for n in following if book.calls[n] not in looks), None)
+        return then is not None and book.chapter_of[then] == book.chapter_of[at]
+    return False
 
 
 def harm(book: Book, through: str, at: int, mode: str, plant: str | None = None) -> str:
@@ -501,7 +543,12 @@ def campaign(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for number, fault in enumerate(chosen):
         try:
-            broken += filter(None, [harm(book, through, *fault, plant)])
+            said = harm(book, through, *fault, plant)
+            if said:
+                broken.append(said)
+                print(f"{start + number}: {said}", file=sys.stderr, flush=True)
+            elif number % 100 == 99:
+                print(f"{start + number + 1} of {len(every)}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
             chosen = chosen[:number]
             break
