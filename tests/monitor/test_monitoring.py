@@ -30,6 +30,7 @@ from featurestore.monitor import (
     drift,
     execution,
     formats,
+    kinds,
     monitors,
     reports,
     schedule,
@@ -256,6 +257,37 @@ def test_a_sketch_weighs_what_it_stands_for(values: list[float], k: int) -> None
         allowed = formats.rank_error(len(values), k) * len(values) + 1
         assert low - allowed <= rank + weight / 2 <= high + allowed
         rank += weight
+
+
+def test_a_window_read_in_parts_is_one_table_of_one_moment(
+    world: fs.FeatureStore, healthy: monitor.Baseline, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, period = sources.source_of("group:readings"), hour(3)
+    whole = sources.read(world, source, period)
+    monkeypatch.setattr(sources, "PART_VALUES", 2 * whole.num_rows)
+    parts = sources.read_in_parts(world, source, period)
+    first = next(parts)
+    # What comes in between two parts is in none of them.
+    clock.now += HOUR
+    world.put_record("readings", {"sensor": 7, "at": period.start + HOUR / 7, "temp": 99.0})
+    rest = list(parts)
+    assert [part.column_names for part in (first, *rest)] == [["temp", "state"], ["count"]]
+    assert pa.table([first["temp"], first["state"], rest[0]["count"]], whole.schema) == whole
+    asked = kinds.Asked(world, source, period, healthy, {})
+    rows, found = asked.summed_up()
+    assert (rows, found["temp"].rows, found["count"].missing) == (121, 121, 1)
+    assert isinstance(found["temp"], columns.Number)
+    assert found["temp"].high == 99
+
+
+def test_a_kept_baseline_holds_no_column_that_is_not_asked_for(
+    healthy: monitor.Baseline, tmp_path: Path
+) -> None:
+    found = monitor.Baseline.load(healthy.save(tmp_path / "base")).columns
+    assert (list(found), len(found)) == (["temp", "state", "count"], 3)
+    assert found["temp"] is not found["temp"]
+    with pytest.raises(KeyError):
+        found["tmep"]
 
 
 # ── the six checks ───────────────────────────────────────────────────────────────────────────
