@@ -143,9 +143,8 @@ STORE = Step("watched", make_store, after=(ROWS,))
 def ours(run: Run) -> None:
     """Read, sum up, compare and check."""
     import featurestore as fs
-    from featurestore.monitor import data_quality, drift, sources
+    from featurestore.monitor import data_quality, drift, kinds, sources
     from featurestore.monitor.baselines import Baseline
-    from featurestore.monitor.columns import columns_of
 
     folder = run.path(STORE)
     with run.compiling():
@@ -159,11 +158,13 @@ def ours(run: Run) -> None:
         period = sources.window_of((sources.to_datetime(START_US), sources.to_datetime(end_us)))
         with run.measuring(run.size.rows, watched=True):
             base = Baseline.load(folder / "base")
-            table = sources.read_group(store, GROUP, period)
-            columns = columns_of(table)
-            del table
-            metrics = drift.moved(base.columns, columns)
-            checked, _ = data_quality.check(columns, base.constraints, base.columns)
+            asked = kinds.Asked(store, sources.source_of(f"group:{GROUP}"), period, base, {})
+            _, columns = asked.summed_up()
+            distances = drift.compare_all(base.columns, columns)
+            metrics = drift.moved(base.columns, columns, distances=distances)
+            checked, _ = data_quality.check(
+                columns, base.constraints, base.columns, distances=distances
+            )
     assert len(checked) > len(NUMBERS) + len(TEXTS)
     found = {(metric.feature, metric.metric): metric.value for metric in metrics}
     told = [answer(n, found[n, "ks"], found[n, "wasserstein"]) for n in NUMBERS]

@@ -30,6 +30,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ class Baseline:
     ----------
     statistics, constraints : dict
         The contents of Model Monitor's two files.
-    columns : dict of str to Column
+    columns : mapping of str to Column
         The distributions; empty for baselines of metrics.
     about : dict
         ``kind``, where it is from, ``thresholds`` of our own metrics, ``volume``.
@@ -87,7 +88,7 @@ class Baseline:
 
     statistics: dict[str, Any]
     constraints: dict[str, Any]
-    columns: dict[str, Column] = field(default_factory=dict, repr=False)
+    columns: Mapping[str, Column] = field(default_factory=dict, repr=False)
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -118,15 +119,39 @@ class Baseline:
         statistics = formats.read_json(path / STATISTICS)
         constraints = formats.read_json(path / CONSTRAINTS)
         about = formats.read_json(path / ABOUT) if (path / ABOUT).exists() else {}
-        columns: dict[str, Column] = {}
-        if "features" in statistics:
-            exact = _read_columns(path / COLUMNS) if (path / COLUMNS).exists() else {}
-            columns = formats.columns_in(statistics, exact)
+        columns: Mapping[str, Column] = {}
+        if (path / COLUMNS).exists():
+            columns = KeptColumns(statistics, path / COLUMNS)
+        elif "features" in statistics:
+            columns = formats.columns_in(statistics)
         about.setdefault("rows", int(statistics.get("dataset", {}).get("item_count", 0)))
         return cls(statistics, constraints, columns, about)
 
 
-def _write_columns(path: Path, columns: dict[str, Column]) -> None:
+class KeptColumns(Mapping[str, "Column"]):
+    """The columns of a saved baseline, each mapped when it is asked for and let go with it.
+
+    So a baseline of twenty features takes the memory of the one that is being compared.
+    """
+
+    def __init__(self, statistics: dict[str, Any], path: Path) -> None:
+        self._features = {about["name"]: about for about in statistics["features"]}
+        self._rows = int(statistics["dataset"]["item_count"])
+        self._path = path
+
+    def __getitem__(self, name: str) -> Column:
+        about = self._features[name]
+        exact = _read_column(self._path, name) if "numerical_statistics" in about else None
+        return formats.column_in(about, self._rows, exact)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._features)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+
+def _write_columns(path: Path, columns: Mapping[str, Column]) -> None:
     """Write each sorted column as one list, so that it can be mapped as it lies."""
     import pyarrow as pa
 
@@ -145,19 +170,18 @@ def _write_columns(path: Path, columns: dict[str, Column]) -> None:
         files.publish(temporary, path)
 
 
-def _read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Return the sorted columns as they lie in the file, mapped."""
+def _read_column(path: Path, name: str) -> NDArray[np.float64] | None:
+    """Return a sorted column as it lies in the file, in a mapping that ends with it."""
     import numpy as np
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    lists = {name: table[name].chunk(0).values for name in table.column_names}
-    return {
-        name: np.frombuffer(
-            values.buffers()[1] or b"", np.float64, count=len(values), offset=8 * values.offset
-        )
-        for name, values in lists.items()
-    }
+    if name not in table.column_names:
+        return None
+    values = table[name].chunk(0).values
+    return np.frombuffer(
+        values.buffers()[1] or b"", np.float64, count=len(values), offset=8 * values.offset
+    )
 
 
 # ── of data ──────────────────────────────────────────────────────────────────────────────────

@@ -187,40 +187,23 @@ def column_of(name: str, column: pa.ChunkedArray, expected: str | None = None) -
 def _number(name: str, column: pa.ChunkedArray, *, integral: bool, mismatched: int = 0) -> Number:
     import numpy as np
 
-    from featurestore.kernels.drift import ascending
+    from featurestore.kernels.drift import ascending, moments
 
     values = ascending(float64_of(column))  # NaN comes last
     present = int(np.searchsorted(values, np.nan)) if values.size else 0
-    return number_of(
-        name,
-        values[:present],
-        rows=len(column),
-        missing=len(column) - present - mismatched,
-        integral=integral,
-        mismatched=mismatched,
-    )
-
-
-def number_of(
-    name: str, values: Float64, *, rows: int, missing: int, integral: bool, mismatched: int = 0
-) -> Number:
-    """Return a column of values that are sorted and present."""
-    import numpy as np
-
-    from featurestore.kernels.drift import moments
-
+    values = values[:present]
     out = np.zeros(4)
-    count = moments(values, out)
+    moments(values, out)
     total, squares = float(out[0]), float(out[1])
     return Number(
         name,
-        rows,
-        missing,
+        len(column),
+        len(column) - present - mismatched,
         integral,
         values,
         total,
-        total / count if count else math.nan,
-        math.sqrt(squares / count) if count else math.nan,
+        total / present if present else math.nan,
+        math.sqrt(squares / present) if present else math.nan,
         mismatched,
     )
 

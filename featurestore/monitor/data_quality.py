@@ -36,6 +36,8 @@ def check(
     columns: Mapping[str, Column],
     constraints: Mapping[str, Any],
     baseline: Mapping[str, Column],
+    *,
+    distances: Mapping[str, Mapping[str, float]] | None = None,
 ) -> tuple[list[Metric], list[Violation]]:
     """Hold a window to a baseline's constraints.
 
@@ -47,6 +49,8 @@ def check(
         The content of ``constraints.json``; Model Monitor's own will do.
     baseline : mapping of str to Column
         The baseline's distributions, for the distances.
+    distances : mapping, optional
+        What :func:`.drift.compare_all` has found, where that is there already.
 
     Returns
     -------
@@ -63,6 +67,7 @@ def check(
         if metric.flagged:
             violations.append(violation(metric.feature, check_type, description))
 
+    known = {} if distances is None else distances
     expected = {about["name"]: about for about in constraints.get("features", [])}
     for name, about in expected.items():
         if name not in columns:
@@ -76,7 +81,7 @@ def check(
         for finding in (
             _sign_check(column, about),
             _domain_check(column, about, config),
-            _drift_check(baseline.get(name), column, config),
+            _drift_check(baseline.get(name), column, config, known.get(name)),
         ):
             if finding is not None:
                 told(*finding)
@@ -168,7 +173,12 @@ def _domain_check(
     )
 
 
-def _drift_check(base: Column | None, column: Column, config: Mapping[str, Any]) -> Finding | None:
+def _drift_check(
+    base: Column | None,
+    column: Column,
+    config: Mapping[str, Any],
+    known: Mapping[str, float] | None,
+) -> Finding | None:
     settings = config["distribution_constraints"]
     if settings.get("perform_comparison", "Enabled") != "Enabled" or base is None:
         return None
@@ -179,7 +189,7 @@ def _drift_check(base: Column | None, column: Column, config: Mapping[str, Any])
             return _chi_square_check(base, column, threshold)
     simple = settings.get("comparison_method", "Robust") == "Simple"
     name = "linf_simple" if simple else "linf_robust"
-    distance = drift.compare(base, column).get(name)
+    distance = (drift.compare(base, column) if known is None else known).get(name)
     if distance is None:
         return None
     metric = Metric(column.name, name, distance, threshold, flagged=distance > threshold)

@@ -107,6 +107,13 @@ def compare(base: Column, window: Column) -> dict[str, float]:
     return {}
 
 
+def compare_all(
+    base: Mapping[str, Column], window: Mapping[str, Column]
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of every column that both sides have, one after the other."""
+    return {name: compare(base[name], window[name]) for name in base if name in window}
+
+
 def _compare_numbers(base: Number, window: Number) -> dict[str, float]:
     from featurestore.kernels.drift import distances
 
@@ -357,6 +364,7 @@ def moved(
     *,
     thresholds: Mapping[str, float | Mapping[str, float]] | None = None,
     fdr: float | None = FDR,
+    distances: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[Metric]:
     """Compare all columns that both sides have, and flag what has moved.
 
@@ -367,10 +375,12 @@ def moved(
         says anything.
     fdr : float or None
         The false discovery rate; None to go by the thresholds alone.
+    distances : mapping, optional
+        What :func:`compare_all` has found, where that is there already.
     """
     given = {} if thresholds is None else thresholds
     check_thresholds(given)
-    found = {name: compare(base[name], window[name]) for name in base if name in window}
+    found = compare_all(base, window) if distances is None else distances
     names = [name for name, metrics in found.items() if metrics]
     raw = [p_value_of(found[name]) for name in names]
     sure = dict(zip(names, benjamini_hochberg(raw), strict=True))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import InvalidInput
@@ -28,7 +27,6 @@ from featurestore.monitor.columns import (
     Text,
     json_number,
     number_in,
-    number_of,
 )
 
 if TYPE_CHECKING:
@@ -152,51 +150,35 @@ def rank_error(rows: int, k: int = SKETCH_K) -> float:
     return 0.0 if rows <= k else (1 << math.ceil(math.log2(rows / k))) / 2 / rows
 
 
-def columns_in(
-    statistics: Mapping[str, Any], exact: Mapping[str, NDArray[np.float64]] | None = None
-) -> dict[str, Column]:
-    """Return the columns that a statistics file describes, as exact as its sketches are.
+def columns_in(statistics: Mapping[str, Any]) -> dict[str, Column]:
+    """Return the columns that a statistics file describes, as exact as its sketches are."""
+    rows = int(statistics["dataset"]["item_count"])
+    return {about["name"]: column_in(about, rows) for about in statistics["features"]}
+
+
+def column_in(
+    about: Mapping[str, Any], rows: int, exact: NDArray[np.float64] | None = None
+) -> Column:
+    """Return one column that a statistics file describes.
 
     Parameters
     ----------
-    exact : mapping of str to float64[n], optional
-        Sorted values by name, of columns whose sketch need not be unfolded.
+    about : mapping
+        Its entry under ``features``.
+    rows : int
+        Of the window.
+    exact : float64[n], optional
+        Its sorted values, where the sketch need not be unfolded.
     """
-    rows = int(statistics["dataset"]["item_count"])
-    known = {} if exact is None else exact
-    return {
-        about["name"]: _column_in(about, rows, known.get(about["name"]))
-        for about in statistics["features"]
-    }
-
-
-def _unfolded(numerical: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return the values that a sketch stands for, each item as often as its level says."""
-    import numpy as np
-
-    levels = numerical.get("distribution", {}).get("kll", {}).get("sketch", {}).get("data", [])
-    items = np.array([number_in(item) for level in levels for item in level], np.float64)
-    weights = np.repeat(1 << np.arange(len(levels)), [len(level) for level in levels])
-    order = np.argsort(items, kind="stable")
-    return np.repeat(items[order], weights[order])
-
-
-def _column_in(
-    about: Mapping[str, Any], rows: int, exact: NDArray[np.float64] | None = None
-) -> Column:
     name = about["name"]
     if "numerical_statistics" in about:
         found = about["numerical_statistics"]
-        values = _unfolded(found) if exact is None else exact
-        column = number_of(
+        return Number(  # the moments are exact where the sketch is not
             name,
-            values,
-            rows=rows,
+            rows,
             missing=int(found["common"]["num_missing"]),
             integral=about["inferred_type"] == INTEGRAL,
-        )
-        return replace(  # the moments are exact where the sketch is not
-            column,
+            values=_unfolded(found) if exact is None else exact,
             total=number_in(found["sum"]),
             mean=number_in(found["mean"]),
             std=number_in(found["std_dev"]),
@@ -208,6 +190,17 @@ def _column_in(
         missing = int(found["common"]["num_missing"])
         return Text(name, rows, missing, counts, int(found["distinct_count"]))
     return Other(name, rows, int(about.get("common", {}).get("num_missing", 0)))
+
+
+def _unfolded(numerical: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the values that a sketch stands for, each item as often as its level says."""
+    import numpy as np
+
+    levels = numerical.get("distribution", {}).get("kll", {}).get("sketch", {}).get("data", [])
+    items = np.array([number_in(item) for level in levels for item in level], np.float64)
+    weights = np.repeat(1 << np.arange(len(levels)), [len(level) for level in levels])
+    order = np.argsort(items, kind="stable")
+    return np.repeat(items[order], weights[order])
 
 
 # ── constraints ──────────────────────────────────────────────────────────────────────────────

@@ -47,7 +47,7 @@ from featurestore.monitor import (
     watch,
 )
 from featurestore.monitor.baselines import Baseline, data_baseline, parts_of
-from featurestore.monitor.columns import columns_of
+from featurestore.monitor.columns import Column, columns_of
 from featurestore.monitor.drift import Metric
 
 if TYPE_CHECKING:
@@ -95,14 +95,26 @@ class Asked:
 
     def table(self, features: Sequence[str] | None = None) -> pa.Table:
         """Read the window's rows."""
-        return sources.read(
-            self.store,
-            self.source,
-            self.window,
-            features=self.settings.get("features") if features is None else features,
-            time_column=self.settings.get("time_column"),
-            columns=self.settings.get("columns"),
-        )
+        return sources.read(self.store, self.source, self.window, **self._reading(features))
+
+    def summed_up(self, features: Sequence[str] | None = None) -> tuple[int, dict[str, Column]]:
+        """Sum up the window's columns by the types of the baseline; returns rows and columns."""
+        expected = formats.types_in(self.need_baseline().constraints)
+        rows, columns = 0, dict[str, Column]()
+        for part in sources.read_in_parts(
+            self.store, self.source, self.window, **self._reading(features)
+        ):
+            rows = part.num_rows
+            columns |= columns_of(part, expected=expected)
+            del part  # before the next is read
+        return rows, columns
+
+    def _reading(self, features: Sequence[str] | None) -> dict[str, Any]:
+        return {
+            "features": self.settings.get("features") if features is None else features,
+            "time_column": self.settings.get("time_column"),
+            "columns": self.settings.get("columns"),
+        }
 
 
 @dataclass(frozen=True)
@@ -163,28 +175,25 @@ def check_kind(kind: str, settings: Mapping[str, Any]) -> None:
 
 def _data_quality(asked: Asked) -> Measured:
     baseline = asked.need_baseline()
-    table = asked.table()
-    if not table.num_rows:
+    rows, columns = asked.summed_up()
+    if not rows:
         return EMPTY
-    columns = columns_of(table, expected=formats.types_in(baseline.constraints))
     constraints = baseline.constraints
     chosen = asked.settings.get("features")
     if chosen is not None:
         kept = [about for about in constraints["features"] if about["name"] in chosen]
         constraints = {**constraints, "features": kept}
     metrics, violations = data_quality.check(columns, constraints, baseline.columns)
-    statistics = formats.statistics_of(columns, table.num_rows)
-    return Measured(table.num_rows, metrics, violations, statistics)
+    return Measured(rows, metrics, violations, formats.statistics_of(columns, rows))
 
 
 def _drift(asked: Asked) -> Measured:
     baseline = asked.need_baseline()
     given = asked.settings.get("features")
     features = list(baseline.columns) if given is None else given
-    table = asked.table(features)
-    if not table.num_rows:
+    rows, columns = asked.summed_up(features)
+    if not rows:
         return EMPTY
-    columns = columns_of(table, expected=formats.types_in(baseline.constraints))
     metrics = drift.moved(
         baseline.columns,
         columns,
@@ -204,8 +213,7 @@ def _drift(asked: Asked) -> Measured:
         )
         for feature, found in flagged.items()
     ]
-    statistics = formats.statistics_of(columns, table.num_rows)
-    return Measured(table.num_rows, metrics, violations, statistics)
+    return Measured(rows, metrics, violations, formats.statistics_of(columns, rows))
 
 
 def _thresholds(baseline: Baseline, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from featurestore.monitor.formats import STATISTICS
 from featurestore.monitor.sources import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from featurestore.monitor.baselines import Baseline
     from featurestore.monitor.execution import Execution
@@ -285,7 +285,7 @@ def _moved_table(
     order: Sequence[str],
     began: dict[str, int | None],
     starts: dict[int, int],
-    then: dict[str, Column],
+    then: Mapping[str, Column],
     now: dict[str, Column],
 ) -> str:
     rows = []
@@ -369,7 +369,7 @@ def _features_section(
     drifting: dict[str, list[Series]],
     order: Sequence[str],
     began: dict[str, int | None],
-    then: dict[str, Column],
+    then: Mapping[str, Column],
     now: dict[str, Column],
 ) -> str:
     moved = [feature for feature in order if began[feature] is not None]

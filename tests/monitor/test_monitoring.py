@@ -30,6 +30,7 @@ from featurestore.monitor import (
     drift,
     execution,
     formats,
+    kinds,
     monitors,
     reports,
     schedule,
@@ -258,6 +259,37 @@ def test_a_sketch_weighs_what_it_stands_for(values: list[float], k: int) -> None
         rank += weight
 
 
+def test_a_window_read_in_parts_is_one_table_of_one_moment(
+    world: fs.FeatureStore, healthy: monitor.Baseline, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, period = sources.source_of("group:readings"), hour(3)
+    whole = sources.read(world, source, period)
+    monkeypatch.setattr(sources, "PART_VALUES", 2 * whole.num_rows)
+    parts = sources.read_in_parts(world, source, period)
+    first = next(parts)
+    # What comes in between two parts is in none of them.
+    clock.now += HOUR
+    world.put_record("readings", {"sensor": 7, "at": period.start + HOUR / 7, "temp": 99.0})
+    rest = list(parts)
+    assert [part.column_names for part in (first, *rest)] == [["temp", "state"], ["count"]]
+    assert pa.table([first["temp"], first["state"], rest[0]["count"]], whole.schema) == whole
+    asked = kinds.Asked(world, source, period, healthy, {})
+    rows, found = asked.summed_up()
+    assert (rows, found["temp"].rows, found["count"].missing) == (121, 121, 1)
+    assert isinstance(found["temp"], columns.Number)
+    assert found["temp"].high == 99
+
+
+def test_a_kept_baseline_holds_no_column_that_is_not_asked_for(
+    healthy: monitor.Baseline, tmp_path: Path
+) -> None:
+    found = monitor.Baseline.load(healthy.save(tmp_path / "base")).columns
+    assert (list(found), len(found)) == (["temp", "state", "count"], 3)
+    assert found["temp"] is not found["temp"]
+    with pytest.raises(KeyError):
+        found["tmep"]
+
+
 # ── the six checks ───────────────────────────────────────────────────────────────────────────
 
 
@@ -356,6 +388,34 @@ def test_thresholds_are_those_of_the_feature_then_of_all_then_ours() -> None:
     assert drift.threshold_of(given_, "rain", "wasserstein") is None
     with pytest.raises(InvalidInput, match=r'"pzi" is no drift metric\. Did you mean "psi"'):
         drift.check_thresholds({"temp": {"pzi": 1.0}})
+
+
+# ── windows: start <= time < end ───────────────────────────────────────────────────────────────
+
+
+def test_a_window_has_its_start_and_not_its_end(world: fs.FeatureStore, tmp_path: Path) -> None:
+    moment = timedelta(microseconds=1)
+    period = hour(0)
+    times = [period.start - moment, period.start, period.end - moment, period.end]
+    at = pa.array(times, pa.timestamp("us", "UTC"))
+    rows = pa.table({"k": [0, 1, 2, 3], "t": at, "x": [0.0, 1.0, 2.0, 3.0]})
+    world.create_feature_group("edge", record_identifier="k", event_time="t", like=rows)
+    world.ingest("edge", rows)
+    lines = [
+        captured(f"{i}\n", f"{i}\n", i, inferenceTime=f"{time:%FT%T.%f}Z")
+        for i, time in enumerate(times)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    group = sources.source_of("group:edge")
+    [part] = sources.read_in_parts(world, group, period)
+    found = {
+        "group": sources.read(world, group, period)["x"].to_pylist(),
+        "parts": part["x"].to_pylist(),
+        "table": sources.within(rows, "t", period)["x"].to_pylist(),
+        "capture": [float(x) for x in sources.read_captured(tmp_path, period)["_c0"].to_pylist()],
+    }
+    for name, values in found.items():
+        assert sorted(values) == [1.0, 2.0], name
 
 
 # ── windows, once ────────────────────────────────────────────────────────────────────────────
@@ -465,10 +525,18 @@ def test_a_lock_is_waited_for_by_hand_and_passed_by_on_schedule(
         start=MONDAY,
     )
     clock.now = MONDAY + HOUR
+    ran = []
+    by_hand = threading.Thread(target=lambda: ran.append(monitor.run(world, "m", hour(5))))
     with execution.locked(world, "m"):
         assert monitor.run_due(world) == []
         with pytest.raises(StoreBusy), execution.locked(world, "m", wait=False):
             pass
+        by_hand.start()
+        by_hand.join(0.2)  # it waits: however long this takes, nothing has been run
+        assert ran == []
+        assert monitor.list_executions(world, "m") == []
+    by_hand.join()
+    assert [one.window for one in ran] == [hour(5)]
     assert len(monitor.run_due(world)) == 1
 
 
@@ -700,6 +768,25 @@ def test_predictions_meet_labels_that_came_later(scored: fs.FeatureStore, clock:
     assert metrics["labelled"] == 1.0
 
 
+def test_a_label_counts_from_after_its_prediction_to_the_horizon(
+    open_store: Callable[..., fs.FeatureStore], clock: Clock
+) -> None:
+    store = open_store("edges", clock=clock)
+    moment, noon = timedelta(microseconds=1), MONDAY + 12 * HOUR
+    came = [noon - HOUR, noon, noon + moment, noon + 3 * HOUR, noon + 3 * HOUR + moment]
+    for name, times in (("scores", [noon] * len(came)), ("truth", came)):
+        at = pa.array(times, pa.timestamp("us", "UTC"))
+        rows = pa.table({"k": np.arange(len(came)), "at": at, "y": [True] * len(came)})
+        store.create_feature_group(name, record_identifier="k", event_time="at", like=rows)
+        store.ingest(name, rows)
+    asked = kinds.Asked(
+        store, sources.source_of("group:scores"), hour(12), None,
+        {"label": "truth:y", "horizon": "3h", "on": {"k": "k"}},
+    )  # fmt: skip
+    found, predicted = kinds.labelled(asked)
+    assert (predicted, sorted(found["k"].to_pylist())) == (5, [2, 3])
+
+
 def test_without_time_enough_there_are_fewer_labels(scored: fs.FeatureStore) -> None:
     hasty = MODEL | {"horizon": "90m", "min_labelled": 0.9}
     monitor.create(scored, "hasty", kind="model_quality", source="group:scores", **hasty)
@@ -837,6 +924,12 @@ def test_captured_requests_are_a_source(world: fs.FeatureStore, tmp_path: Path) 
     found = monitor.run(world, "q", hour(0))
     values = {m.metric: m.value for m in found.metrics}
     assert (found.rows, values["accuracy"]) == (50, 1.0)
+    # Of two labels for one event the one read last counts.
+    (truth / "b.jsonl").write_text(
+        "\n".join(labels[i].replace('"data": "0"', '"data": "1"') for i in range(10))
+    )
+    again = monitor.run(world, "q", hour(0), again=True)
+    assert {m.metric: m.value for m in again.metrics}["accuracy"] == 0.9
     (folder / "bad.jsonl").write_text("{}")
     with pytest.raises(InvalidInput, match=r"bad\.jsonl:1 is no captured request"):
         monitor.baseline(world, where)

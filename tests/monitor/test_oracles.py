@@ -135,11 +135,25 @@ def test_binary_metrics_are_scikit_learns() -> None:
     for name, value in EXPECTED["sklearn"]["binary"].items():
         assert group[name]["value"] == pytest.approx(value, **TIGHT), name
         assert 0 <= group[name]["standard_deviation"] < 0.05
+    curves = {name for name in group if name.endswith("_curve")}
+    assert set(group) == {*EXPECTED["sklearn"]["binary"], *curves, "confusion_matrix"}
     assert [list(row.values()) for row in group["confusion_matrix"].values()] == EXPECTED[
         "sklearn"
     ]["confusion"]
     by_score = model_quality.evaluate("BinaryClassification", truth, None, scores)
     assert by_score == found
+
+
+def test_curves_are_scikit_learns() -> None:
+    truth, _, scores = samples.predictions()["binary"]
+    found = model_quality.curves(np.array(truth, np.bool_), np.array(scores))
+    expected = EXPECTED["sklearn"]["curves"]
+    roc = found["receiver_operating_characteristic_curve"]
+    assert roc["false_positive_rates"] == pytest.approx(expected["roc"][0], **TIGHT)
+    assert roc["true_positive_rates"] == pytest.approx(expected["roc"][1], **TIGHT)
+    both = found["precision_recall_curve"]
+    assert both["precisions"] == pytest.approx(expected["precision_recall"][0], **TIGHT)
+    assert both["recalls"] == pytest.approx(expected["precision_recall"][1], **TIGHT)
 
 
 @pytest.mark.parametrize(

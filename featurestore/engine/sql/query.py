@@ -123,8 +123,22 @@ def run_query(
         A history file is missing or damaged.
     """
     values = _checked_params(params)
-    with _ready(query, snapshot_provider, tables, confined_to_bytes) as duck:
+    with _ready([query], snapshot_provider, tables, confined_to_bytes) as duck:
         return duck.run(query, values)
+
+
+def run_queries(
+    queries: Sequence[str], params: Params | None, snapshot_provider: SnapshotProvider
+) -> Iterator[pa.Table]:
+    """Yield the answers of several SELECTs, each run when it is taken, all of one moment.
+
+    So a wide group can be read a few columns at a time and be one table all the same.  Whoever
+    lets an answer go before taking the next holds one at a time.
+    """
+    values = _checked_params(params)
+    with _ready(queries, snapshot_provider, {}, None) as duck:
+        for query in queries:
+            yield duck.run(query, values)
 
 
 def stream_query(
@@ -141,7 +155,7 @@ def stream_query(
     They are computed as they are taken; files stay pinned until the end.
     """
     values = _checked_params(params)
-    with _ready(query, snapshot_provider, tables, confined_to_bytes) as duck:
+    with _ready([query], snapshot_provider, tables, confined_to_bytes) as duck:
         schema, batches = duck.stream(query, values, batch_rows)
         yield schema
         yield from batches
@@ -149,14 +163,14 @@ def stream_query(
 
 @contextlib.contextmanager
 def _ready(
-    query: str,
+    queries: Sequence[str],
     snapshot_provider: SnapshotProvider,
     tables: Mapping[str, Any] | None,
     confined_to_bytes: int | None,
 ) -> Iterator[Session]:
-    """Give a database in which the query can be run: its groups are views, its tables lent."""
+    """Give a database in which the queries can be run: groups are views, their tables lent."""
     with session(kept=confined_to_bytes is None) as duck:
-        named = tables_named(duck.parse(query))
+        named = {table for query in queries for table in tables_named(duck.parse(query))}
         named -= _lend_tables(duck, {} if tables is None else tables, named)
         groups = {table.lower(): table for _, table in named}  # one spelling for each
         latest = {groups[table.lower()] for schema, table in named if schema == "latest"}

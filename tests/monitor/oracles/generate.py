@@ -93,6 +93,10 @@ def sklearn() -> dict[str, Any]:
     labels, answers = made["multiclass"]
     values, guesses = made["regression"]
     fbeta = metrics.fbeta_score
+    always = [1] * len(truth)
+    usual = [max(set(labels), key=labels.count)] * len(labels)
+    fpr, tpr, _ = metrics.roc_curve(truth, scores, drop_intermediate=False)
+    precisions, recalls, _ = metrics.precision_recall_curve(truth, scores)
     return {
         "binary": {
             "recall": metrics.recall_score(truth, said),
@@ -103,22 +107,41 @@ def sklearn() -> dict[str, Any]:
             "f2": fbeta(truth, said, beta=2),
             "auc": metrics.roc_auc_score(truth, scores),
             "au_prc": metrics.average_precision_score(truth, scores),
-            "precision_best_constant_classifier": metrics.precision_score(truth, [1] * len(truth)),
-            "f2_best_constant_classifier": fbeta(truth, [1] * len(truth), beta=2),
+            "true_positive_rate": metrics.recall_score(truth, said),
+            "true_negative_rate": metrics.recall_score(truth, said, pos_label=0),
+            "false_positive_rate": 1 - metrics.recall_score(truth, said, pos_label=0),
+            "false_negative_rate": 1 - metrics.recall_score(truth, said),
+            "recall_best_constant_classifier": metrics.recall_score(truth, always),
+            "precision_best_constant_classifier": metrics.precision_score(truth, always),
+            "accuracy_best_constant_classifier": metrics.accuracy_score(truth, always),
+            "f0_5_best_constant_classifier": fbeta(truth, always, beta=0.5),
+            "f1_best_constant_classifier": metrics.f1_score(truth, always),
+            "f2_best_constant_classifier": fbeta(truth, always, beta=2),
+        },
+        "curves": {
+            "roc": [fpr.tolist(), tpr.tolist()],
+            "precision_recall": [precisions[::-1].tolist(), recalls[::-1].tolist()],
         },
         "confusion": metrics.confusion_matrix(truth, said).tolist(),
         "multiclass": {
-            "accuracy": metrics.accuracy_score(labels, answers),
-            **{
-                f"weighted_{name}": function(labels, answers, average="weighted", **more)
-                for name, function, more in (
-                    ("recall", metrics.recall_score, {}),
-                    ("precision", metrics.precision_score, {}),
-                    ("f0_5", fbeta, {"beta": 0.5}),
-                    ("f1", metrics.f1_score, {}),
-                    ("f2", fbeta, {"beta": 2}),
-                )
-            },
+            f"{name}{suffix}": value
+            for suffix, given in (("", answers), ("_best_constant_classifier", usual))
+            for name, value in (
+                ("accuracy", metrics.accuracy_score(labels, given)),
+                *(
+                    (
+                        f"weighted_{metric}",
+                        function(labels, given, average="weighted", zero_division=0, **more),
+                    )
+                    for metric, function, more in (
+                        ("recall", metrics.recall_score, {}),
+                        ("precision", metrics.precision_score, {}),
+                        ("f0_5", fbeta, {"beta": 0.5}),
+                        ("f1", metrics.f1_score, {}),
+                        ("f2", fbeta, {"beta": 2}),
+                    )
+                ),
+            )
         },
         "regression": {
             "mae": metrics.mean_absolute_error(values, guesses),
