@@ -141,6 +141,9 @@ def training_set(
     guards.refuse_own_group(wanted.lookups, wanted.groups, label, label_group, allowed)
     version = _version_of(store, name, wanted.hash)
     path = build.publish(store, wanted, allowed, memory_limit)
+    # What somebody allowed who made the set is not allowed to the next who asks for it.
+    readings = TrainingSet(path, name, 0).profile["readings"]
+    guards.refuse_young(readings, wanted.cutoff_us, allowed)
     if version is None:
         version = _catalogue(store, name, wanted.hash, description)
     made = TrainingSet(path, name, version)

@@ -320,7 +320,10 @@ def test_records_younger_than_the_cutoff_are_refused(filled: fs.FeatureStore) ->
     (reading,) = ts.profile["readings"]
     assert reading["younger"] == 0
     assert reading["min_age_us"] >= 2 * 3600 * 1_000_000
-    request(filled, cutoff="2h", allow=["weather"])
+    allowed = request(filled, cutoff="2h", allow=["weather"])
+    with pytest.raises(fs.LeakFound, match="younger than the cut-off allows"):
+        request(filled, cutoff="2h")  # the set is there, and still nobody else's leave
+    assert allowed.path.exists()
 
 
 def test_a_feature_that_tells_the_label_alone_is_warned_of(filled: fs.FeatureStore) -> None:
