@@ -14,12 +14,15 @@ their bits.  Columns that are null throughout do not count: a feature that was a
 not make old data new.
 
 SHA-256 rather than BLAKE2b, for most processors have instructions for it (1.6 against 0.8 GB/s).
+Long runs are first brought down to a sixty-fourth by sums under a secret (``kernels.digest``,
+10 GB/s, where memory sets the pace).  Such a digest is for the eyes of the store alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +35,24 @@ if TYPE_CHECKING:
 
 #: From this many bytes on, two columns are digested at a time.
 THREADS_FROM_BYTES = 8 << 20
+#: From this many bytes on, a run is added up.
+SUMS_FROM_BYTES = 1 << 20
 
 
-def digest_columns(columns: Mapping[str, pa.Array], *about: bytes) -> bytes:
-    """Return a 16-byte digest of columns, by name, and of what else makes the request.
+def digest_columns(
+    columns: Mapping[str, pa.Array], *about: bytes, secret: bytes | None = None
+) -> bytes:
+    """Return a digest of columns, by name, and of what else makes the request.
+
+    Parameters
+    ----------
+    columns : mapping of str to pyarrow.Array
+        The columns.
+    *about : bytes
+        What else counts.
+    secret : bytes, optional
+        Of the store: with it, large columns are digested six times as fast.  The digest is another
+        one under each secret.
 
     Examples
     --------
@@ -44,12 +61,13 @@ def digest_columns(columns: Mapping[str, pa.Array], *about: bytes) -> bytes:
     >>> digest_columns({"a": one}) == digest_columns({"a": two})
     True
     """
+    one = partial(_digest, secret=secret)
     counted = {n: c for n, c in columns.items() if c.null_count < len(c) or not len(c)}
     if sum(column.nbytes for column in counted.values()) < THREADS_FROM_BYTES:
-        digests = list(map(_digest, counted.values()))
+        digests = list(map(one, counted.values()))
     else:
         with ThreadPoolExecutor(2) as threads:
-            digests = list(threads.map(_digest, counted.values()))
+            digests = list(threads.map(one, counted.values()))
     named = (
         part
         for name, digest in zip(counted, digests, strict=True)
@@ -58,13 +76,36 @@ def digest_columns(columns: Mapping[str, pa.Array], *about: bytes) -> bytes:
     return content_digest(*about, *named)
 
 
-def _digest(column: pa.Array) -> bytes:
+def _digest(column: pa.Array, secret: bytes | None) -> bytes:
     hasher = hashlib.sha256(f"{column.type} {len(column)}".encode())
     for run in _runs(column):
         view = memoryview(run).cast("B")
         hasher.update(len(view).to_bytes(8, "little"))
+        if secret is not None and len(view) >= SUMS_FROM_BYTES:
+            sums, view = _added_up(view, secret)
+            hasher.update(sums)
         hasher.update(view)
     return hasher.digest()
+
+
+def _added_up(view: memoryview, secret: bytes) -> tuple[Any, memoryview]:
+    """Return the sums of all whole blocks, and the rest."""
+    from featurestore.kernels.digest import BLOCK_WORDS, add_up
+
+    end = len(view) - len(view) % (8 * BLOCK_WORDS)
+    words = np.frombuffer(view[:end], np.uint64)
+    sums = np.empty(2 * len(words) // BLOCK_WORDS, np.uint64)
+    add_up(words, _numbers(secret), sums)
+    return sums, view[end:]
+
+
+@cache
+def _numbers(secret: bytes) -> Any:
+    """Return as many random words as the sums need, the same for the same secret."""
+    from featurestore.kernels.digest import SECRET_WORDS
+
+    stretched = hashlib.shake_256(b"featurestore content" + secret).digest(8 * SECRET_WORDS)
+    return np.frombuffer(stretched, np.uint64)
 
 
 def _runs(array: pa.Array) -> Iterator[Any]:

@@ -100,7 +100,7 @@ class Rows:
         """Return a digest of the content, the same for the same rows in the same order."""
         about = f"{self.plan.group.id}:{self.count}:{stores}".encode()
         write_us = b"" if self.write_us is None else self.write_us.tobytes()
-        return digest_columns(self.columns, about, write_us)
+        return digest_columns(self.columns, about, write_us, secret=self.plan.key_hash.seed)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import featurestore as fs
-from featurestore.engine import chunks, ingest, sources, staging
+from featurestore.engine import chunks, content, ingest, sources, staging
 from featurestore.engine.content import digest_columns
 from featurestore.engine.progress import Line
 from featurestore.storage import parquet, seam
@@ -118,6 +118,30 @@ def test_what_lies_under_a_null_is_not_digested() -> None:
     texts = pa.Array.from_buffers(pa.string(), 2, [valid, offsets, pa.py_buffer(b"garbagex")])
     assert digest_columns({"c": numbers}) == digest_columns({"c": pa.array([None, 5])})
     assert digest_columns({"c": texts}) == digest_columns({"c": pa.array([None, "x"])})
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of plain Python: wrapping is meant
+@pytest.mark.parametrize("rows", [255, 256, 300])
+def test_a_digest_of_long_runs_is_of_the_content(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(content, "SUMS_FROM_BYTES", 1024)
+
+    def digest(texts: list[str], numbers: list[int], secret: bytes = b"s", skipped: int = 0) -> Any:
+        columns = {
+            "t": pa.array(["x"] * skipped + texts)[skipped:],
+            "n": pa.array([7] * skipped + numbers)[skipped:],
+        }
+        return digest_columns(columns, secret=secret)
+
+    texts, numbers = [f"{row:05}" for row in range(rows)], list(range(rows))
+    first = digest(texts, numbers)
+    assert digest(texts, numbers, skipped=3) == first
+    others = [digest(texts, numbers, b"t"), digest_columns({"t": pa.array(texts)})]
+    for row in (0, rows // 2, rows - 1):
+        others.append(digest([*texts[:row], "other", *texts[row + 1 :]], numbers))
+        others.append(digest(texts, [*numbers[:row], -1, *numbers[row + 1 :]]))
+    assert len({first, *others}) == 1 + len(others)
 
 
 def test_neither_names_nor_lengths_run_into_each_other() -> None:
