@@ -24,6 +24,7 @@ from featurestore.errors import InvalidInput, StoreBusy
 from featurestore.monitor import (
     alerts,
     baselines,
+    bias,
     columns,
     cron,
     data_quality,
@@ -31,6 +32,7 @@ from featurestore.monitor import (
     execution,
     formats,
     kinds,
+    model_quality,
     monitors,
     reports,
     schedule,
@@ -320,6 +322,9 @@ def test_each_check_finds_its_own_fault_and_no_other(healthy: monitor.Baseline) 
     assert checks(healthy, with_column("temp", gone)) == {"completeness_check": ["temp"]}
     new = pa.array(["broken" if i % 50 == 0 else s for i, s in enumerate(state)])
     assert checks(healthy, with_column("state", new)) == {"categorical_values_check": ["state"]}
+    whole = columns.columns_of(pa.table({"temp": pa.array(np.arange(rows) % 3 - 1)}))
+    types, _ = data_quality.check(whole, healthy.constraints, healthy.columns)
+    assert [m.value for m in types if m.metric == "type_match"] == [1.0]  # integers are numbers
     far = pa.array([None if v is None else v + 1 for v in temp])
     assert checks(healthy, with_column("temp", far)) == {"baseline_drift_check": ["temp"]}
     other = pa.array(["off" if i % 2 else "on" for i in range(rows)])
@@ -650,6 +655,12 @@ def test_skew_knows_deletes_expiry_and_the_future(world: fs.FeatureStore, clock:
     assert (metrics[0].value, violations) == (20, [])
 
 
+def test_a_late_record_is_no_skew(world: fs.FeatureStore) -> None:
+    world.put_record("readings", {"sensor": 8, "at": MONDAY - HOUR, "temp": 9.0})
+    metrics, violations = watch.skew(world, "readings", monitors.now_us(world), sample=200)
+    assert (metrics[1].value, violations) == (0, [])
+
+
 def test_freshness_is_told_as_it_was(world: fs.FeatureStore, clock: Clock) -> None:
     monitor.create(
         world, "f", kind="freshness", source="group:readings", max_age="2h", max_stale_share=0.5
@@ -658,6 +669,7 @@ def test_freshness_is_told_as_it_was(world: fs.FeatureStore, clock: Clock) -> No
     assert not monitor.run(world, "f", (day, day + HOUR)).violated
     late = monitor.run(world, "f", (day + 3 * HOUR, day + 4 * HOUR))
     assert [v["constraint_check_type"] for v in late.violations] == ["freshness_check"] * 2
+    assert [m.flagged for m in late.metrics] == [True, True]
     clock.now = day + 5 * HOUR  # what comes now was not there then
     world.ingest("readings", readings(day + 2 * HOUR, 2, seed=9))
     assert monitor.run(world, "f", (day + 3 * HOUR, day + 4 * HOUR), again=True).violated
@@ -813,6 +825,38 @@ def test_a_worse_model_is_told_in_the_services_words(scored: fs.FeatureStore) ->
     assert violation["metric_name"] == "recall"
 
 
+def test_limits_hold_in_the_direction_they_say() -> None:
+    limits = {
+        "regression_constraints": {
+            "mae": {"threshold": 1.0, "comparison_operator": "GreaterThanThreshold"},
+            "r2": {"threshold": 0.5, "comparison_operator": "LessThanThreshold"},
+        }
+    }
+
+    def broken(mae: float, r2: float) -> list[str]:
+        values = {"mae": {"value": mae}, "r2": {"value": r2}}
+        metrics, violations = model_quality.check({"regression_metrics": values}, limits)
+        named = [violation["metric_name"] for violation in violations]
+        assert named == [metric.metric for metric in metrics if metric.flagged]
+        return named
+
+    assert broken(1.0, 0.5) == []
+    assert broken(0.9, 0.6) == []
+    assert broken(1.1, 0.6) == ["mae"]
+    assert broken(0.9, 0.4) == ["r2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "than", "is_farther"),
+    [("DPL", -0.3, 0.2, True), ("DPL", 0.2, -0.2, False), ("DPL", 0.1, -0.2, False),
+     ("DI", 0.5, 1.2, True), ("DI", 1.1, 0.8, False), ("DI", 0.75, 1.25, False)],
+)  # fmt: skip
+def test_bias_is_farther_when_it_is_so_on_either_side(
+    name: str, value: float, than: float, is_farther: bool
+) -> None:
+    assert bias.farther(name, value, than) == is_farther
+
+
 def test_bias_drift_of_predictions(scored: fs.FeatureStore) -> None:
     facet = {"facet": "carrier", "facet_values": ["DL"], "positive": True}
     more = {k: v for k, v in MODEL.items() if k != "probability"} | facet
@@ -854,6 +898,7 @@ def test_attribution_drift(world: fs.FeatureStore) -> None:
     assert not monitor.run(world, "s", hour(0)).violated
     found = monitor.run(world, "s", hour(1))
     assert found.metrics[0].value == pytest.approx(0.6876, abs=5e-5)  # the guide's own example
+    assert found.metrics[0].flagged
     assert found.violations[0]["constraint_check_type"] == "feature_attribution_drift_check"
 
 
@@ -1048,17 +1093,37 @@ def test_cooldown_and_windows_in_a_row(world: fs.FeatureStore, clock: Clock) -> 
                 "to": "function",
                 "function": "tests.monitor.test_monitoring:told",
                 "consecutive": 2,
-                "cooldown": "150m",
+                "cooldown": "3h",
             }
         ],
     )
     for number in range(1, 7):
         clock.now = MONDAY + number * HOUR
         monitor.run_due(world)
-    # The first window is not two in a row; then one each two and a half hours.
+    # The first window is not two in a row; then one each three hours, the third no longer within.
     assert [message["window_end"] for message in TOLD] == [
         "2024-01-01T02:00:00Z", "2024-01-01T05:00:00Z",
     ]  # fmt: skip
+
+
+def test_windows_in_a_row_are_without_a_gap(world: fs.FeatureStore, clock: Clock) -> None:
+    TOLD.clear()
+    rule = {"to": "function", "function": "tests.monitor.test_monitoring:told", "consecutive": 3}
+    clock.now = MONDAY + 28 * HOUR
+    world.ingest("readings", readings(MONDAY + 25 * HOUR, 3, seed=2))
+    monitor.create(
+        world,
+        "a",
+        kind="volume",
+        source="group:readings",
+        max_rows=100,
+        schedule=HOURLY,
+        start=MONDAY + 22 * HOUR,
+        alerts=[rule],
+    )
+    ran = monitor.run_due(world)
+    assert [one.violated for one in ran] == [True, True, False, True, True, True]
+    assert [message["window_end"] for message in TOLD] == ["2024-01-02T04:00:00Z"]
 
 
 def test_an_alert_that_nobody_took_is_sent_again_and_then_given_up(
