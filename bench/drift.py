@@ -14,13 +14,14 @@ data_quality  16 numbers, 4 texts of up to 1,000 values.  `ours` reads the windo
 **A surprise would be** less than a sort of the window's numbers costs, without its cardinality
 being known beforehand: KS needs the order.
 
-**The bound.**  16 sorts of a million at 20 ms (radix), 16 walks over two million at 5 to 10, moments
-at 2, four dictionaries at 10, and reading 160 MB of columns at 300 in all: 0.9 CPU-s.  Memory: 160
-MB are the window's numbers sorted and two columns being read, 8 the column of the baseline that is
-mapped at the moment; the rest, 290 MB, is Python with its libraries before anything is read.
+**The bound.**  16 sorts of a million at 20 ms (radix), 16 walks over two million at 5 to 10,
+moments at 2, four dictionaries at 10, and reading 160 MB of columns at 300 in all: 0.9 CPU-s.
+Memory: 160 MB are the window's numbers sorted and two columns being read, 8 the column of the
+baseline that is mapped at the moment; the rest, 290 MB, is Python with its libraries before
+anything is read.
 
-**Reached** (``python -m bench drift --size full --sides ours``, five rounds on a busy machine): 0.98
-CPU-s (0.90 to 1.18) and 494 MiB resident at the peak, the process whole, pages of mapped files
+**Reached** (``python -m bench drift --size full --sides ours``, five rounds on a busy machine):
+0.98 CPU-s (0.90 to 1.18) and 494 MiB resident at the peak, the process whole, pages of mapped files
 counted.  Before a window was read two columns at a time, a baseline mapped one at a time, and both
 compared once, it was 1.28 CPU-s and 846 MiB, 14.1 times scipy's 18.0 CPU-s and a goal of 80 times
 Evidently 0.7.23 just missed, at 100 CPU-s (169 when it was measured apart).  The goals are 10, 80,
