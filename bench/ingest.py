@@ -26,8 +26,8 @@ measured on a quiet machine.
 
 What is to the peers' advantage: pyarrow and C are given sorted input, C finished bytes; neither
 checks anything.  deltalake does not sync its files on a local disk, so that its append is not
-durable at all.  Feast writes a hundredth of the rows, sorted by time, into an empty file, which it
-would otherwise write anew.
+durable at all; ``deltalake_synced`` has its files and folders synced after.  Feast writes a
+hundredth of the rows, sorted by time, into an empty file, which it would otherwise write anew.
 """  # noqa: D400  a benchmark asks a question
 
 from __future__ import annotations
@@ -360,14 +360,25 @@ def _small_ours(run: Run, *, filed: bool, online: bool = False) -> None:
         _answers_of_store(run, store, SMALL, online=online)
 
 
-def _small_deltalake(run: Run) -> None:
+def _small_deltalake(run: Run, *, synced: bool) -> None:
     import deltalake
 
     with run.fresh() as folder:
-        path = str(folder / "table")
-        append = partial(deltalake.write_deltalake, path, mode="append")
+        path = folder / "table"
+        folders = (path, path / "_delta_log")
+        durable: set[Path] = set()
+
+        def append(part: pa.Table) -> None:
+            deltalake.write_deltalake(str(path), part, mode="append")
+            if not synced:
+                return
+            new = {Path(entry) for each in folders for entry in os.scandir(each)} - durable
+            for file in (*new, *folders):
+                _sync(file)
+            durable.update(new)
+
         _measure(run, append, _parts(run))
-        _answers(run, deltalake.DeltaTable(path).to_pyarrow_table(), SMALL)
+        _answers(run, deltalake.DeltaTable(str(path)).to_pyarrow_table(), SMALL)
 
 
 def _small_files(run: Run) -> None:
@@ -404,6 +415,11 @@ def _pyarrow_side(step: Step) -> Side:
 def _feast_side(kind: str, needs: Need) -> Side:
     work = partial(_feast_writes, kind=kind)
     return Side(f"feast_{kind}", work, "both stores", needs, feast=True, steps=(BULK,))
+
+
+def _deltalake_side(name: str, gives: str, *, synced: bool) -> Side:
+    work = partial(_small_deltalake, synced=synced)
+    return Side(name, work, gives, peers.deltalake, steps=(SMALL,))
 
 
 _default = partial(_pyarrow_sorted, step=BULK, default=True)
@@ -469,12 +485,15 @@ SMALL_CASE = Case(
     (
         Side("ours", partial(_small_ours, filed=False), "in the journal", steps=(SMALL,)),
         Side("ours_filed", partial(_small_ours, filed=True), "in a file, listed", steps=(SMALL,)),
-        Side("deltalake", _small_deltalake, "not synced", peers.deltalake, steps=(SMALL,)),
+        _deltalake_side("deltalake", "not synced", synced=False),
+        _deltalake_side("deltalake_synced", "synced after: as durable as ours", synced=True),
         Side("files", _small_files, "in a file, synced", steps=(SMALL, CODEC)),
     ),
     (
         ratio("deltalake", "ours", of="wall_us", at_least=3),
         ratio("deltalake", "ours_filed", of="wall_us", at_least=3),
+        ratio("deltalake_synced", "ours", of="wall_us"),
+        ratio("deltalake_synced", "ours_filed", of="wall_us"),
         ratio("deltalake", "ours"),
         ratio("deltalake", "ours_filed"),
         ratio("ours_filed", "files"),

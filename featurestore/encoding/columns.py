@@ -76,7 +76,7 @@ from featurestore.event_time import NO_EXPIRY
 from featurestore.record import FLAG_DELETED, RECORD_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -283,24 +283,35 @@ def _encode_block(
     ends = np.cumsum(lengths)
     words = np.zeros(int(ends[-1]) >> 3, "<i8")
     at = (ends - lengths) >> 3
+    put = _words_of(words, at, same_length=not heaped)
 
-    words[at] = lengths << 32
-    words[at + 1] = group.version | stores << 24
-    words[at + 3] = event_time_us
-    words[at + 5] = expires_at_us
-    _put_null_bitmap(words, at, group, block, count)
+    put(0, lengths << 32)
+    put(1, group.version | stores << 24)
+    put(3, event_time_us)
+    put(5, expires_at_us)
+    first_bits = HEADER.size >> 3
+    for number, bits in enumerate(_null_bitmap(group, block, count)):
+        put(first_bits + number, bits.view(np.int64))
     first_slot = place.slots >> 3
     for slot, feature, array in block:
         if feature.dtype.kind not in HEAP_KINDS:
-            words[at + first_slot + slot] = _slot_words(array, feature.dtype)
+            put(first_slot + slot, _slot_words(array, feature.dtype))
     data = words.view(np.uint8)
     for column in heaped:
         pointers = np.where(column.nulls, 0, column.offsets | column.lengths << 32)
-        words[at + first_slot + column.slot] = pointers
+        put(first_slot + column.slot, pointers)
         copy_runs(
             data, (at << 3) + column.offsets, column.source, column.source_start, column.lengths
         )
     return data, lengths
+
+
+def _words_of(words: Ints, at: Ints, *, same_length: bool) -> Callable[[int, Any], None]:
+    """Return what sets one word of every record; three times as fast where all are as long."""
+    if same_length:
+        table = words.reshape(len(at), -1)
+        return lambda number, values: table.__setitem__((slice(None), number), values)
+    return lambda number, values: words.__setitem__(at + number, values)
 
 
 def _plan_heap(
@@ -342,14 +353,10 @@ def _refuse_long_records(
     )
 
 
-def _put_null_bitmap(
-    words: Ints,
-    at: Ints,
-    group: FeatureGroup,
-    block: list[tuple[int, Feature, pa.Array]],
-    count: int,
-) -> None:
-    """Set the bits of null values, and those of features that were not given at all."""
+def _null_bitmap(
+    group: FeatureGroup, block: list[tuple[int, Feature, pa.Array]], count: int
+) -> NDArray[np.uint64]:
+    """Return the bits of null values, and of features that were not given: a row for each word."""
     slot_count = len(group.value_features)
     bitmap = np.zeros((layout(slot_count).bitmap_words, count), np.uint64)
     arrays = {slot: array for slot, _, array in block}
@@ -359,9 +366,7 @@ def _put_null_bitmap(
             bitmap[slot // 64] |= np.uint64(1 << slot % 64)
         elif array.null_count:
             bitmap[slot // 64] |= _nulls(array).astype(np.uint64) << np.uint64(slot % 64)
-    first_word = HEADER.size >> 3
-    for number, word in enumerate(bitmap):
-        words[at + first_word + number] = word.view(np.int64)
+    return bitmap
 
 
 def _nulls(array: pa.Array) -> Bools:

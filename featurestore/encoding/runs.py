@@ -101,9 +101,11 @@ class Runs(NamedTuple):
         """Return some of them, in the order of ``places``."""
         lengths = np.diff(self.offsets)
         if len(lengths) and lengths.min() == lengths.max() > 0:
-            # Keys that are one number are all of a length.
-            table = self.data[self.offsets[0] : self.offsets[-1]].reshape(-1, lengths[0])
-            return Runs(table[places].reshape(-1), lengths[0] * np.arange(len(places) + 1))
+            # Keys that are one number are all of a length.  One item each, not a row of bytes:
+            # numpy copies it at once, ten times as fast.
+            items = self.data[self.offsets[0] : self.offsets[-1]].view(f"V{lengths[0]}")
+            taken = np.take(items, places).view(np.uint8)
+            return Runs(taken, lengths[0] * np.arange(len(places) + 1))
         return copied_runs(self.data, self.offsets[places], lengths[places])
 
 

@@ -97,7 +97,6 @@ def _move_compiled(
     from featurestore.kernels.latest import CORRUPT, move_latest
 
     code = move_latest(
-        seam.get,
         seam.put,
         seam.transaction(commit.txn),
         seam.databases["latest"],

@@ -25,6 +25,7 @@ from featurestore.kernels.lookup import (
 from featurestore.kernels.memory import (
     call_get,
     call_put,
+    call_put_new,
     copy_bytes,
     load_i64,
     load_u32,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 #: What is returned for a record too short to be one; every code of LMDB's is another number.
 CORRUPT = 1 << 30
+_KEY_EXISTS = -30799  # MDB_KEYEXIST
 NEVER_US = int(np.iinfo(np.int64).min)
 BYTES_OUT = types.uint8[::1]
 #: What becomes of a record that is put.
@@ -63,11 +65,10 @@ def _same_payload(current: Any, current_bytes: Any, record: Any) -> bool:
 
 
 @kernel(
-    INT64, INT64, INT64, INT64, INT64, BYTES_READ, INT64_READ, INT64_READ, INT64_READ, BYTES_READ,
+    INT64, INT64, INT64, INT64, BYTES_READ, INT64_READ, INT64_READ, INT64_READ, BYTES_READ,
     INT64_READ, INT64_WRITE, returns=types.int64,
 )  # fmt: skip
 def move_latest(
-    get: int,
     put: int,
     txn: int,
     database: int,
@@ -84,8 +85,8 @@ def move_latest(
 
     Parameters
     ----------
-    get, put, txn, database : int
-        ``mdb_get``, ``mdb_put``, a writing ``MDB_txn *`` and an ``MDB_dbi``.
+    put, txn, database : int
+        ``mdb_put``, a writing ``MDB_txn *`` and an ``MDB_dbi``.
     group_id : int
         The feature group.
     keys, key_offsets : uint8[], int64[n + 1]
@@ -117,14 +118,17 @@ def move_latest(
         copy_bytes(wanted_at + PREFIX_BYTES, keys.ctypes.data + key_offsets[i], size)
         vals[0] = PREFIX_BYTES + size
         vals[1] = wanted_at
+        vals[2] = record_offsets[i + 1] - record_offsets[i]
+        vals[3] = records.ctypes.data + record_offsets[i]
         before_us[i] = NEVER_US
-        code = call_get(get, txn, database, key_val, value_val)
+        code = call_put_new(put, txn, database, key_val, value_val)
         if code == 0:
-            if vals[2] < HEADER_BYTES:
-                return CORRUPT
-            before_us[i] = load_i64(vals[3] + 24)
-        elif code != NOT_FOUND:
+            continue
+        if code != _KEY_EXISTS:
             return int(code)
+        if vals[2] < HEADER_BYTES:
+            return CORRUPT
+        before_us[i] = load_i64(vals[3] + 24)
         if event_time_us[i] >= before_us[i]:
             vals[2] = record_offsets[i + 1] - record_offsets[i]
             vals[3] = records.ctypes.data + record_offsets[i]
@@ -163,7 +167,9 @@ def put_each(
 
     Parameters
     ----------
-    get, put, txn, database, group_id, keys, key_offsets, hashes
+    get : int
+        ``mdb_get``.
+    put, txn, database, group_id, keys, key_offsets, hashes
         As of :func:`move_latest`, but keys in any order.
     codes : int64[n]
         Key of each record.

@@ -124,16 +124,23 @@ def call_get(_typing: Any, function: Any, txn: Any, database: Any, key: Any, val
     return types.int32(word, word, word, word, word), generate
 
 
-@intrinsic
-def call_put(_typing: Any, function: Any, txn: Any, database: Any, key: Any, value: Any) -> Any:
-    """Call ``int mdb_put(MDB_txn *, MDB_dbi, MDB_val *key, MDB_val *data, 0)`` by its address."""
+def _putter(flags: int) -> Any:
+    @intrinsic
+    def put(_typing: Any, function: Any, txn: Any, database: Any, key: Any, value: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            address, txn, database, key, value = arguments
+            kind = ir.FunctionType(_I32, [_I64, _I32, _I64, _I64, _I32])
+            called = builder.inttoptr(address, kind.as_pointer())
+            how = ir.Constant(_I32, flags)
+            return builder.call(called, [txn, builder.trunc(database, _I32), key, value, how])
 
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        address, txn, database, key, value = arguments
-        kind = ir.FunctionType(_I32, [_I64, _I32, _I64, _I64, _I32])
-        called = builder.inttoptr(address, kind.as_pointer())
-        none = ir.Constant(_I32, 0)
-        return builder.call(called, [txn, builder.trunc(database, _I32), key, value, none])
+        word = types.int64
+        return types.int32(word, word, word, word, word), generate
 
-    word = types.int64
-    return types.int32(word, word, word, word, word), generate
+    return put
+
+
+# ``int mdb_put(MDB_txn *, MDB_dbi, MDB_val *key, MDB_val *data, unsigned flags)`` by its address.
+call_put = _putter(0)
+#: Leaves what is there, and gives its place in ``data``: one search where get and put are two.
+call_put_new = _putter(0x10)  # MDB_NOOVERWRITE

@@ -32,7 +32,9 @@ flights, weather, planes (five groups)       17,020,082     13,787,763       13,
 ======================================  ===============  =============  ===============
 
 (Default is pyarrow's: a dictionary tried on every column.  Tuned: only on keys and text, and times
-as deltas.)  Deciding costs 5 to 20 ms of CPU for a file, whatever its size.
+as deltas.)  Deciding costs 5 to 20 ms of CPU for a file, whatever its size; so a file of fewer rows
+than a sample, which compaction will soon write again, is laid out without: numbers raw, all else in
+dictionaries.
 """
 
 from __future__ import annotations
@@ -108,6 +110,8 @@ def writer_options(
     row_group_rows : int
         Rows of a row group, and so of a page: one page for each column of a row group.
     """
+    if table.num_rows < _SAMPLE_ROWS_MIN:
+        return _unweighed(table, identifiers) | one_page(row_group_rows)
     forms = _forms(_sample(table), identifiers)
     chosen = _spend(forms, event_time, identifiers, rarely)
     return {
@@ -118,6 +122,18 @@ def writer_options(
             c: form.encoding for c, form in chosen.items() if form.encoding != _DICTIONARY
         },
         **one_page(row_group_rows),
+    }
+
+
+def _unweighed(table: pa.Table, identifiers: Sequence[str]) -> dict[str, Any]:
+    """Return options for a small table, by the types of its columns alone."""
+    flat = [field for field in table.schema if not field.type.num_fields]
+    raw = {f.name for f in flat if _is_number(f.type) and f.name not in identifiers}
+    return {
+        "compression": {f.name: "NONE" if f.name in raw else "ZSTD" for f in flat},
+        "compression_level": {f.name: 1 for f in flat if f.name not in raw},
+        "use_dictionary": [f.name for f in flat if f.name not in raw],
+        "column_encoding": dict.fromkeys(raw, _PLAIN),
     }
 
 

@@ -111,15 +111,18 @@ def _write_pieces(path: Path, pieces: Iterable[pa.Table], group: FeatureGroup) -
     with (
         seam.sink(path) as sink,
         pq.ParquetWriter(sink, sample.schema, **_writer_options(sample, group)) as writer,
-        ThreadPoolExecutor(1) as other_thread,
     ):
-        written: Future[None] | None = None
-        for piece in itertools.chain(() if first is None else (first,), pieces):
+        if first is not None and first.num_rows < ROW_GROUP_ROWS:  # the only one
+            writer.write_table(first, first.num_rows)
+            first = None
+        with ThreadPoolExecutor(1) as other_thread:  # starts no thread before it has work
+            written: Future[None] | None = None
+            for piece in itertools.chain(() if first is None else (first,), pieces):
+                if written is not None:
+                    written.result()
+                written = other_thread.submit(writer.write_table, piece, piece.num_rows)
             if written is not None:
                 written.result()
-            written = other_thread.submit(writer.write_table, piece, piece.num_rows)
-        if written is not None:
-            written.result()
 
 
 def _writer_options(sample: pa.Table, group: FeatureGroup) -> dict[str, Any]:

@@ -106,6 +106,27 @@ def test_what_is_decided() -> None:
     assert decided(table, "counted")[0] == "DELTA_BINARY_PACKED"
 
 
+def test_a_small_file_is_laid_out_by_the_types_of_its_columns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def weigh(*_: Any) -> Any:
+        raise AssertionError("nothing is tried")
+
+    monkeypatch.setattr(layout, "_weigh", weigh)
+    table = pa.table({"k": [1, 2], "t": [3, 4], "text": ["a", None], "list": [["b"], None]})
+    options = layout.writer_options(
+        table, identifiers=["k"], event_time="t", rarely=[], row_group_rows=1000
+    )
+    pq.write_table(table, tmp_path / "file", **options)
+    group = pq.read_metadata(tmp_path / "file").row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(4)}
+    encodings = {name: set(column.encodings) for name, column in columns.items()}
+    assert "PLAIN" in encodings["t"]
+    assert columns["t"].compression == "UNCOMPRESSED"
+    assert "RLE_DICTIONARY" in encodings["k"] & encodings["text"]
+    assert pq.read_table(tmp_path / "file") == table
+
+
 def test_spending_stays_within_the_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(6)
     table = pa.table({f"c{i}": random.integers(0, 2 ** (3 * i + 1), 5_000) for i in range(12)})
