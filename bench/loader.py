@@ -23,7 +23,12 @@ measured on a quiet machine.  In the small size on a busy one, CPU a row: 0.06 �
 
 What is to the peers' advantage: only pyarrow's, DuckDB's, Lance's and torch's own reading is
 measured, and the one transpose that makes rows of their columns; labels are left out by all but
-us.  Peers that shuffle read a part of the rows, as they would not be done otherwise.
+us.  Peers that shuffle a row at a time read a part of the rows, as they would not be done
+otherwise; torch's are in memory before it begins.  ``torch_in_ram`` is what somebody does who has
+the memory: the whole set read into it, and a whole batch gathered at once.
+
+Every side is gone through before it is measured, and each row compared with what was written, bit
+for bit.  Memory is peak resident memory over that after the imports.
 """  # noqa: D400  a benchmark asks a question
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,8 +70,12 @@ SIZES = {
 # ── making ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _table(run: Run) -> pa.Table:
-    """Return the rows: the first feature is the row's number, as far as float32 tells."""
+def _whole(run: Run) -> pa.Table:
+    """Return the rows: the first feature is the row's number, which float32 has up to 2**24.
+
+    The last one is what ours joins, and the same in every row, which is to the advantage of those
+    who compress it.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -74,6 +83,7 @@ def _table(run: Run) -> pa.Table:
     chance = np.random.default_rng((run.seed, 9))
     columns = {name: chance.random(rows, np.float32) for name in FEATURES}
     columns[FEATURES[0]] = np.arange(rows, dtype=np.float32)
+    columns[FEATURES[-1]] = np.full(rows, 0.5, np.float32)
     return pa.table(columns | {"label": (chance.random(rows) < 0.2).astype(np.float32)})
 
 
@@ -83,7 +93,7 @@ def _make_set(run: Run, folder: Path) -> None:
     import featurestore as fs
     from featurestore import training
 
-    table = _table(run)
+    table = _whole(run)
     at = pa.array(range(table.num_rows), pa.int64()).view(pa.timestamp("us", "UTC"))
     key = pa.array([0] * table.num_rows, pa.int8())
     labels = table.drop_columns([FEATURES[-1]])
@@ -103,7 +113,7 @@ def _make_set(run: Run, folder: Path) -> None:
 def _make_parquet(run: Run, folder: Path) -> None:
     import pyarrow.parquet as pq
 
-    table = _table(run).select(FEATURES)
+    table = _whole(run).select(FEATURES)
     pq.write_table(
         table, folder / "rows.parquet", compression="zstd", compression_level=1,
         use_dictionary=False, row_group_size=131_072,
@@ -118,13 +128,13 @@ def _make_parquet(run: Run, folder: Path) -> None:
 def _make_lance(run: Run, folder: Path) -> None:
     import lance
 
-    lance.write_dataset(_table(run).select(FEATURES), str(folder / "rows.lance"))
+    lance.write_dataset(_whole(run).select(FEATURES), str(folder / "rows.lance"))
 
 
 def _make_hf(run: Run, folder: Path) -> None:
     from datasets import Dataset
 
-    table = _table(run).select(FEATURES).slice(0, run.size.slow_rows)
+    table = _whole(run).select(FEATURES).slice(0, run.size.slow_rows)
     Dataset(table).save_to_disk(str(folder / "rows"))
 
 
@@ -205,13 +215,50 @@ def _torch_stream(run: Run, batch: int) -> Batches:
 
 
 def _torch_shuffled(run: Run, batch: int) -> Batches:
-    import numpy as np
     import torch
 
-    rows = np.concatenate(list(_pyarrow(run, 1 << 17)))[: run.size.slow_rows]
-    data = torch.utils.data.TensorDataset(torch.from_numpy(rows))
+    data = torch.utils.data.TensorDataset(_resident(run.path(PARQUET), run.size.slow_rows))
     for (tensor,) in torch.utils.data.DataLoader(data, batch_size=batch, shuffle=True):
         yield tensor.numpy()
+
+
+@cache
+def _resident(folder: Path, rows: int) -> Any:
+    """Return the first rows as a tensor; kept, so that no measured pass reads them."""
+    import numpy as np
+    import pyarrow.parquet as pq
+    import torch
+
+    table = pq.read_table(folder / "rows.parquet").slice(0, rows)
+    return torch.from_numpy(np.concatenate(list(map(_rows, table.to_batches()))))
+
+
+def _torch_in_ram(run: Run, batch: int) -> Batches:
+    """Read all into memory, as part of the pass, and take a whole batch of it at a time."""
+    import numpy as np
+    import torch
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+    rows = np.empty((run.size.rows, len(FEATURES)), np.float32)
+    at = 0
+    for found in _pyarrow(run, 1 << 17):
+        rows[at : at + len(found)] = found
+        at += len(found)
+    data = TensorDataset(torch.from_numpy(rows))
+    sampler = BatchSampler(RandomSampler(data), batch, drop_last=False)
+    for (tensor,) in DataLoader(data, sampler=sampler, batch_size=None):
+        yield tensor.numpy()
+
+
+def _lance_taken(run: Run, batch: int) -> Batches:
+    import lance
+    import numpy as np
+
+    dataset = lance.dataset(str(run.path(LANCE) / "rows.lance"))
+    chosen = np.random.default_rng(run.seed).permutation(run.size.rows)[: run.size.slow_rows]
+    for start in range(0, len(chosen), batch):
+        [found] = dataset.take(chosen[start : start + batch]).combine_chunks().to_batches()
+        yield _rows(found)
 
 
 def _hf(run: Run, batch: int, *, shuffle: bool = False) -> Batches:
@@ -224,33 +271,78 @@ def _hf(run: Run, batch: int, *, shuffle: bool = False) -> Batches:
         yield np.column_stack([found[name] for name in FEATURES])
 
 
-def _all(make: Callable[[Run], Batches], run: Run) -> None:
-    """Go through all batches once unmeasured, then measured; each row is there once."""
-    import numpy as np
+class _Check:
+    """Whether the rows are those that were written: each once, every bit of them."""
 
-    first = []
+    def __init__(self, run: Run) -> None:
+        import numpy as np
+
+        table = _whole(run)
+        self._written = np.zeros(table.num_rows, np.uint64)
+        for number, name in enumerate(FEATURES):
+            bits = table.column(name).combine_chunks().to_numpy().view(np.uint32)
+            self._written += bits.astype(np.uint64) * self._factor(number)
+        self._seen = np.zeros(table.num_rows, bool)
+        self._rows, self._wrong, self._in_order = 0, 0, True
+
+    @staticmethod
+    def _factor(number: int) -> Any:
+        """Return what the bits of a column are multiplied by: odd, so that none is lost."""
+        import numpy as np
+
+        return np.uint64(0x9E3779B97F4A7C15 * (2 * number + 1) & 0xFFFFFFFFFFFFFFFF)
+
+    def take(self, x: np.ndarray[Any, Any]) -> None:
+        import numpy as np
+
+        assert x.dtype == np.float32
+        assert x.shape[1] == len(FEATURES)
+        assert x.flags.c_contiguous or x.strides[1] == 4
+        rows = x[:, 0].astype(np.int64)
+        bits = np.ascontiguousarray(x).view(np.uint32).astype(np.uint64)
+        found = np.zeros(len(x), np.uint64)
+        for number in range(len(FEATURES)):
+            found += bits[:, number] * self._factor(number)
+        self._wrong += int((found != self._written[rows]).sum() + self._seen[rows].sum())
+        self._seen[rows] = True
+        self._in_order &= bool((rows == np.arange(self._rows, self._rows + len(x))).all())
+        self._rows += len(x)
+
+    def done(self, run: Run, order: bool | None) -> int:
+        """Say what was found; ``order`` is whether it was to be in that of the rows."""
+        whole = self._rows == int(self._seen.sum()) in (run.size.rows, run.size.slow_rows)
+        told = {"whole": whole, "wrong": self._wrong}
+        expected = {"whole": True, "wrong": 0}
+        if order is not None:
+            told["in_order"], expected["in_order"] = self._in_order, order
+        run.answers([told], [expected])
+        return self._rows
+
+
+def _all(make: Callable[[Run], Batches], step: Step, order: bool | None, run: Run) -> None:
+    """Go through all batches once unmeasured, looking at every row, then measured."""
+    if step is OURS:
+        import featurestore.training.loader  # noqa: F401  its kernels with it
+    imported = _resident_mb()
     with run.warming_up():
+        check = _Check(run)
         for x in make(run):
-            assert x.dtype == np.float32
-            assert x.flags.c_contiguous or x.strides[1] == 4
-            first.append(x[:, 0].astype(np.int64))
-    rows = np.sort(np.concatenate(first))
-    run.answers(
-        [{"distinct": len(np.unique(rows)) == len(rows), "from": int(rows[0])}],
-        [{"distinct": True, "from": 0}],
-    )
-    started = _anonymous_mb()
-    with run.measuring(len(rows), watched=True):
+            check.take(x)
+        rows = check.done(run, order)
+        del check, x
+    with run.measuring(rows, watched=True):
         for x in make(run):
             _ = x[0, 0], x[-1, -1]  # somebody looks at a batch
-    peak = run.found.get("peak_anonymous_bytes", 0) / 1e6
-    run.note(above_mb=max(0.0, peak - started), rows_per_cpu_s=len(rows) / run.found["cpu_s"])
+    above = run.found["peak_bytes"] / 1e6 - imported
+    run.note(above_mb=max(0.0, above), rows_per_cpu_s=rows / run.found["cpu_s"])
 
 
-def _anonymous_mb() -> float:
-    from bench.harness import memory
+def _resident_mb() -> float:
+    """Return what is resident now: what was before is forgotten."""
+    from bench.harness import memory, reset_peak_memory
 
-    return memory().get("anonymous_bytes", 0) / 1e6
+    reset_peak_memory()
+    return memory()["peak_bytes"] / 1e6
 
 
 def _side(
@@ -259,9 +351,10 @@ def _side(
     batch: int,
     step: Step,
     need: Callable[[Options], str | None] = nothing,
+    order: bool | None = None,
     **options: Any,
 ) -> Side:
-    work = partial(_all, lambda run: make(run, batch, **options))
+    work = partial(_all, lambda run: make(run, batch, **options), step, order)
     return Side(name, work, needs=need, steps=(step,))
 
 
@@ -311,14 +404,15 @@ def _latencies(run: Run, work: Callable[[], Any]) -> None:
 
 
 def _sequential(name: str, batch: int, question: str, *peers: Side) -> Case:
-    ours = _side("ours", _ours, batch, OURS, shuffle=False)
+    read = partial(_side, batch=batch, order=True)
+    ours = read("ours", _ours, step=OURS, shuffle=False)
     sides = (
         ours,
-        _side("pyarrow", _pyarrow, batch, PARQUET),
-        _side("pyarrow_plain", _pyarrow, batch, PARQUET, file="plain.parquet"),
-        _side("duckdb", _duckdb, batch, PARQUET),
-        _side("lance", _lance, batch, LANCE, _package("lance")),
-        _side("torch", _torch_stream, batch, PARQUET, _package("torch")),
+        read("pyarrow", _pyarrow, step=PARQUET),
+        read("pyarrow_plain", _pyarrow, step=PARQUET, file="plain.parquet"),
+        read("duckdb", _duckdb, step=PARQUET),
+        read("lance", _lance, step=LANCE, need=_package("lance")),
+        read("torch", _torch_stream, step=PARQUET, need=_package("torch")),
         *peers,
     )
     goals = tuple(ratio("ours", side.name, at_most=1.0) for side in sides[1:])
@@ -335,7 +429,7 @@ def _mb(side: str) -> Goal:
 CASES = (
     _sequential(
         "sequential", BATCH, "all batches, in order",
-        _side("hf", _hf, BATCH, HF, _package("datasets")),
+        _side("hf", _hf, BATCH, HF, _package("datasets"), order=True),
     ),
     _sequential("small_batches", 1024, "in batches of 1,024"),
     _sequential("large_batches", 8192, "in batches of 8,192"),
@@ -346,12 +440,16 @@ CASES = (
             _side("ours_in_order", _ours, BATCH, OURS, shuffle=False),
             _side("ours_file", _ours, BATCH, OURS, seed=1, mode="file"),
             _side("torch", _torch_shuffled, BATCH, PARQUET, _package("torch")),
+            _side("torch_in_ram", _torch_in_ram, BATCH, PARQUET, _package("torch")),
+            _side("lance_taken", _lance_taken, BATCH, LANCE, _package("lance")),
             _side("hf", partial(_hf, shuffle=True), BATCH, HF, _package("datasets")),
         ),
         (
             ratio("ours", "ours_in_order", at_most=1.5),
             ratio("torch", "ours", at_least=20),
             ratio("hf", "ours", at_least=20),
+            ratio("lance_taken", "ours", at_least=20),
+            ratio("torch_in_ram", "ours", at_least=1),
             _mb("ours"),
             _mb("ours_in_order"),
         ),

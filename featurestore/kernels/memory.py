@@ -70,19 +70,25 @@ def store_big_endian(_typing: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.uint64), generate
 
 
-@intrinsic
-def prefetch(_typing: Any, address: Any) -> Any:
-    """Ask for the cache line at an address, and do not wait for it."""
+def _prefetcher(write: int) -> Any:
+    @intrinsic
+    def prefetch(_typing: Any, address: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            pointer = _BYTE.as_pointer()
+            kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            how, keep, data = (ir.Constant(_I32, number) for number in (write, 3, 1))
+            builder.call(function, [builder.inttoptr(arguments[0], pointer), how, keep, data])
+            return cgutils.get_null_value(ir.LiteralStructType([]))
 
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        pointer = _BYTE.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, keep, data = (ir.Constant(_I32, number) for number in (0, 3, 1))
-        builder.call(function, [builder.inttoptr(arguments[0], pointer), read, keep, data])
-        return cgutils.get_null_value(ir.LiteralStructType([]))
+        return types.void(types.int64), generate
 
-    return types.void(types.int64), generate
+    return prefetch
+
+
+# Ask for the cache line at an address, to read it or to write there, and do not wait for it.
+prefetch = _prefetcher(0)
+prefetch_write = _prefetcher(1)
 
 
 @intrinsic
@@ -108,6 +114,8 @@ if config.DISABLE_JIT:
 
     def prefetch(_address: int) -> None:
         """Do nothing: a hint is no more than that."""
+
+    prefetch_write = prefetch
 
 
 @intrinsic

@@ -35,6 +35,7 @@ from featurestore.kernels.memory import (
     load_int32,
     load_int64,
     prefetch,
+    prefetch_write,
 )
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ FLOAT32, FLOAT64, INT32, INT64S, BITS = range(5)
 VALUES, COUNT, KIND, RANKS, VALID = range(5)
 COLUMN_NUMBERS = 5
 
-# A tile is written at random places: many rows together leave memory time to answer, and the tile
-# itself has to stay in the second-level cache.
-_TILE_BYTES = 64 << 10
+# A tile is gone through once for each column, so it has to stay in the first-level cache; where its
+# rows will go is asked for meanwhile, a part with each column, so that memory has time to answer.
+_TILE_BYTES = 16 << 10
+_LINE_BYTES = 64
 _TILE_ROWS_MIN, _TILE_ROWS_MAX = 32, 1024
 _COLUMNS = types.Array(types.int64, 3, "C", readonly=True)
 _STRIPES = types.Array(types.int64, 2, "C", readonly=True)
@@ -132,6 +134,14 @@ def _number_at(column: Int64, row: int) -> int:
     return number
 
 
+@njit(inline="always")
+def _ask_for(address: Any, width: Any) -> None:
+    """Ask for the cache lines that a row is about to be written to."""
+    for offset in range(0, width, _LINE_BYTES):
+        prefetch_write(address + offset)
+    prefetch_write(address + width - 1)
+
+
 @kernel(_COLUMNS, _FILLS, _STRIPES, _PLACES, _ROWS, _VALUES)
 def lay_rows(
     columns: Int64,
@@ -185,13 +195,15 @@ def lay_rows(
         for start in range(first, first + length, tile_rows):
             rows = min(tile_rows, first + length - start)
             for c in range(count):
+                for i in range(at + c * rows // count, at + (c + 1) * rows // count):
+                    _ask_for(base + max(int(places[i]), 0) * width, width)
                 column = columns[group, c]
                 if column[VALID] == 0:
                     _all_valid(column, start, rows, tile, c)
                 else:
                     numbers[c] = _some_valid(column, start, rows, numbers[c], fills[c], tile, c)
             for i in range(rows):
-                place = places[at + i]
+                place = int(places[at + i])
                 if place < 0:
                     continue
                 if place >= block.shape[0]:
