@@ -18,8 +18,10 @@ columns forwards, and what is shuffled is where whole rows are laid down.
 place that is in no cache.
 
 **Reached** (full size, medians of the rounds; ``python -m bench loader --size full``): not yet
-measured on a quiet machine.  In the small size on a busy one, CPU a row: 0.06 µs in order (pyarrow
-0.15 to 0.19, DuckDB 0.25), 1.6 times that shuffled; 18 ms to the first batch, 13 ms to resume.
+measured on a quiet machine. In the small size on a busy one, CPU a row: 0.046 to 0.057 µs in order,
+whatever the batch (Lance 0.13 to 0.33, pyarrow 0.17 to 0.40, DuckDB 0.26 to 0.38, torch 0.24 to
+0.44, Hugging Face datasets 4.8), 1.26 times that shuffled (Lance's ``take`` 16.6 µs), and 117 MB
+above the imports; some 6 ms to the first batch and to resume, in the tiny size.
 
 What is to the peers' advantage: only pyarrow's, DuckDB's, Lance's and torch's own reading is
 measured, and the one transpose that makes rows of their columns; labels are left out by all but
