@@ -441,15 +441,18 @@ class _WithMoment:
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
-    """Write predictions; what it costs is most of what a unit costs beside its model.
+    """Write predictions; what it costs is much of what a unit costs beside its model.
 
     Numbers hardly repeat, and looking for those that do takes longer than writing them.  Integers
-    are ids and times above all: their differences are short, and leave zstd nothing to do.
+    are ids and times above all: their differences are short, and leave zstd nothing to do.  Scores
+    are as good as random: zstd takes as long to find out as all the rest does.
     """
     repeat = [f.name for f in table.schema if not pa.types.is_primitive(f.type)]
     counted = [f.name for f in table.schema if pa.types.is_integer(f.type)]
+    scores = [name for name in table.column_names if name.startswith("score")]
     pq.write_table(
-        table, path, compression="zstd", compression_level=1, use_dictionary=repeat,
+        table, path, use_dictionary=repeat,
+        compression=dict.fromkeys(table.column_names, "zstd") | dict.fromkeys(scores, "none"),
         column_encoding=dict.fromkeys(counted, "DELTA_BINARY_PACKED"),
     )  # fmt: skip
 

@@ -171,13 +171,13 @@ def test_texts_are_numbered_as_the_training_set_numbered_them() -> None:
             "d": pa.array([1, 2, None, 3], pa.date32()),
         }
     )
-    rows = blocks.rows_of(table, ["i", "s", "f", "y", "d"], {"s": ["a", "b"]}, {"f": -1.0})
+    rows = blocks.rows_of(table, ["i", "s", "f", "y", "d"], {"s": ["b", "a"]}, {"f": -1.0})
     nan = np.nan
     wanted = [
-        [1, 1, 1.5, 1, 1],
+        [1, 0, 1.5, 1, 1],
         [nan, nan, -1, nan, 2],
         [3, nan, 2.5, 0, nan],
-        [2**24, 0, 3.5, 1, 3],
+        [2**24, 1, 3.5, 1, 3],
     ]
     np.testing.assert_array_equal(rows, np.array(wanted, np.float32))
     with pytest.raises(fs.InvalidInput, match="is text"):
@@ -243,6 +243,36 @@ def test_what_was_written_since_a_job_began_is_not_seen_by_the_rest_of_it(
     job = batch.score(world, "late", table, unit_rows=10, name="job")
     np.testing.assert_array_equal(scores_of(job), whole)
     assert (scores_of(batch.score(world, "late", table))[:10] != whole[:10]).all()
+
+
+def test_now_stands_still_for_a_job(open_store: Callable[..., fs.FeatureStore]) -> None:
+    now = [NOW]
+    store = open_store(clock=lambda: now[0])
+    store.create_feature_group(
+        "planes", record_identifier="tail", event_time="at",
+        features={"tail": "int64", "at": "timestamp", "temp": "float32"},
+    )  # fmt: skip
+    soon = NOW + timedelta(minutes=1)
+    for at, temp in ((START, 0.1), (soon, 0.7)):
+        store.ingest("planes", [{"tail": n, "at": at, "temp": temp} for n in range(12)])
+    models.register(store, "late", ONNX, features=["planes:temp"], inputs=["temp"] * 4)
+    table = labels(40).select(["flight", "tail"])
+
+    def die(rows: int) -> None:
+        if rows == 20:
+            raise Kill
+
+    asked: dict[str, Any] = {"unit_rows": 10, "write_to": "scores", "record_id": "flight"}
+    with pytest.raises(Kill):
+        batch.score(store, "late", table, name="job", progress=die, **asked)
+    now[0] = NOW + timedelta(minutes=5)
+    job = batch.score(store, "late", table, name="job", **asked)
+    assert len(set(scores_of(job).tolist())) == 1
+    [found] = store.sql("SELECT DISTINCT scored_at FROM scores").to_pylist()
+    assert found["scored_at"] == NOW
+    assert set(scores_of(batch.score(store, "late", table)).tolist()) != set(
+        scores_of(job).tolist()
+    )
 
 
 def test_a_training_set_is_scored_as_a_loader_gives_it(store: fs.FeatureStore) -> None:
