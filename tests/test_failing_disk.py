@@ -131,6 +131,16 @@ def test_a_link_that_is_there_though_it_failed_is_made_a_copy(
     assert same.count(False) == 1
 
 
+def test_whose_maker_died_at_its_first_file_is_no_store_yet(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    (path / "engine").mkdir(parents=True)
+    (path / "engine" / "data.mdb").touch()
+    with pytest.raises(fs.NotAStore):
+        fs.open(path, read_only=True)
+    with fs.open(path, upkeep=False) as store:
+        assert store.verify() == []
+
+
 def test_no_descriptor_left_is_no_damage(full: fs.FeatureStore) -> None:
     labels = full.sql("SELECT 1 AS k, now() AS event_time")
     with failing("open", code=errno.EMFILE), pytest.raises(fs.Unavailable, match="ulimit"):

@@ -408,7 +408,9 @@ def _require_store_or_empty(root: Path, *, read_only: bool) -> None:
             f"{root} is a backup, and stays as it is. Open it with read_only=True, or make a store "
             "of it with featurestore.restore()."
         )
-    if (root / "engine" / "data.mdb").exists():
+    engine = root / "engine" / "data.mdb"
+    # Whoever died while making a store may have left an empty file: then there is none yet.
+    if engine.exists() and not (read_only and files.size(engine) == 0):
         return
     if read_only:
         raise NotAStore(f"{root} is not a feature store, and read_only=True makes none.")

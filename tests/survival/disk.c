@@ -1,6 +1,6 @@
 /* A disk that fails when it is told to: libc's file calls, also those of LMDB and Arrow.
  *
- * Loaded with LD_PRELOAD (tests/survival/disk.py).  Until `disk_arm` names a folder, calls go
+ * Loaded with LD_PRELOAD (tests/survival/steps.py).  Until `disk_arm` names a folder, calls go
  * through.  After that each call on a file below it that changes something is numbered from 0,
  * and the one asked for is met by a fault; `disk_calls` says how many there were.
  *

@@ -78,6 +78,8 @@ class Contents:
 def contents(path: Path) -> Contents:
     """Read a store that this process has not open."""
     found = Contents()
+    if (path / "engine" / "data.mdb").stat().st_size == 0:
+        raise NoStore(path)
     env = lmdb.open(
         str(path / "engine"), max_dbs=32, map_size=1 << 40, readonly=True, lib_version=0
     )
