@@ -27,12 +27,25 @@ answer nothing would have to stay undecoded.
 and time: for `compacted` 0.26 CPU-s to gather and 0.02 to scan 160 MB of keys on the machine the
 goals were found on, where pyarrow decodes the file in 3.5 and DuckDB joins in 10 to 12.
 
-**Reached** (full size; ``python -m bench point_in_time --size full``, one case alone with ``--only
-compacted``, repeated with ``--rounds 3``): not yet measured on a quiet machine.  At small size, as
-ratios of CPU on a busy one: `compacted` 19x DuckDB, 17x over our very files, 0.35x the decoding;
-`five_groups` 11x DuckDB and 4.6x pandas; `rides` 9.6x DuckDB.  Short of their goals there:
-`in_memory` 4.5x DuckDB, `wide` 2.8x the gather, `uncompacted` 6x and `few_labels` 0.34x our own
-`compacted`, which takes 30 ms of CPU: what a join costs whatever its size weighs as much.
+Cases that are bound by something else, where a profile of their CPU says so:
+
+* `in_memory`: nothing is sorted, so each of 10M rows is parted by key, looked up among its key's
+  labels and compared with the best one: 60 to 90 ns a row, more than all else together.  New
+  memory counts as much: results, codes and parted rows are some 300 MB.
+* `wide`: as many random reads as there are values, which is what `gather` does.
+* `uncompacted`: a file has two or three rows of a key, which are put down one by one, 30 ns each,
+  where a compacted file has a run that a label steps through.
+* `few_labels`: eleven files to open (0.4 ms each), and some thousand page faults: a column of a row
+  group has its header, and its values, in pages of its own.
+
+**Reached** (full size, on a quiet machine with two CPUs; ``python -m bench point_in_time --size
+full``, one case alone with ``--only compacted``, repeated with ``--rounds 3``), as ratios of CPU:
+`compacted` 9.7x DuckDB, 8.3x over our very files and 0.11x the decoding, as medians of three
+rounds; in one round `skewed` 1.2x and `text_keys` 1.1x our own; `five_groups` 6.6x DuckDB and 4.1x
+pandas; `rides` 7.5x DuckDB; `wide` 0.89x the gather; `streamed` in 0.82 GiB.  Short of their goals:
+`in_memory` 1.9x to 2.7x DuckDB, of 6x; `uncompacted` 2.15x our own `compacted`, of 2x; `few_labels`
+0.066x, of 0.05x.  These three were measured before seqs of the table in memory were no longer
+written out, small files were gone through by blocks of labels, and footers were read once.
 
 All sides use the threads they like, on files in the page cache; the answer of each is checked
 against arithmetic, to the last bit.  Times of one key are distinct, as a peer may break ties as it
@@ -236,13 +249,18 @@ def _snapshot(history: History, table: pa.Table) -> Any:
     )
     schema = history_schema(group)
     given = {name: table.column(name) for name in table.column_names}
-    given["write_seq"] = pa.array(np.arange(1, rows + 1))
-    # The rest is the same in all rows: nothing is deleted, nothing expires.
-    zeros = pa.array(np.zeros(rows, np.int64))
-    filled = dict.fromkeys(("__key_hash", "write_time"), zeros)
+    # Nothing is deleted, nothing expires.  Of seqs a join looks at the first and the last, as no
+    # other stretch has rows to compare with; times of one key are distinct.
+    seq = np.zeros(rows, np.int64)
+    seq[0], seq[-1] = 1, rows
+    given["write_seq"] = pa.array(seq)
+    zeros = np.zeros(rows, np.int64)  # never touched, so it takes no memory
+    filled = dict.fromkeys(("__key_hash", "write_time"), pa.array(zeros))
     filled["is_deleted"] = pa.array(np.zeros(rows, np.bool_))
     filled["__stores"] = pa.array(np.zeros(rows, np.int8))
-    filled["expires_at"] = pa.nulls(rows, schema.field("expires_at").type)
+    none = pa.py_buffer(bytes(rows // 8 + 1))
+    kind = schema.field("expires_at").type
+    filled["expires_at"] = pa.Array.from_buffers(kind, rows, [none, pa.py_buffer(zeros)], rows)
     columns = [given.get(name, filled.get(name)) for name in schema.names]
     tail = pa.table(
         [c if c.type == f.type else c.view(f.type) for c, f in zip(columns, schema, strict=True)],

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ import featurestore as fs
 from featurestore.engine import compactor, point_in_time, staging
 from featurestore.engine import ingest as engine_ingest
 from featurestore.engine.point_in_time import batches, last
+from featurestore.engine.point_in_time.match import Search
 from featurestore.event_time import MAX_US, MIN_US
 from featurestore.storage import parquet
 from tests import agreement
@@ -57,8 +59,9 @@ SIZES: list[tuple[Any, str, int]] = [
     (compactor, "WINDOW_ROWS", 150),
     (compactor, "CELL_ROWS", 40),
     (parquet, "ROW_GROUP_ROWS", 16),
+    (sys.modules[Search.__module__], "_BLOCK_LABELS", 5),
 ]
-"""Small enough that a few hundred rows make windows, cells and row groups."""
+"""Small enough that a few hundred rows make windows, cells, row groups and blocks of labels."""
 
 APART: list[tuple[Any, str, int]] = [
     (point_in_time, "_MATCH_ROWS_MIN", 30),

@@ -33,6 +33,7 @@ files, the kernels and SQL agree on:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -106,6 +107,7 @@ _REPORTED_ROWS_MAX = 100
 # ── history layout ───────────────────────────────────────────────────────────────────────────
 
 
+@lru_cache(maxsize=64)
 def history_schema(group: FeatureGroup) -> pa.Schema:
     """Return the schema of a group's history, as drawn at the top of this module.
 

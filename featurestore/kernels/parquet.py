@@ -168,21 +168,22 @@ def _skip(data: Bytes, at: int, kind: int, depth: int) -> int:
 
 @kernel(BYTES_READ, returns=_TRIPLE)
 def footer_shape(footer: Bytes) -> tuple[int, int, int]:
-    """Return how many rows, row groups and columns a footer tells of."""
+    """Return how many rows, row groups and columns a footer tells of.
+
+    It is read up to its first column: the fields of a struct come in the order of their numbers.
+    """
     rows = groups = columns = 0
     number, kind, at = _field(footer, 0, 0)
     while kind != _STOP:
+        if number == 4 and kind == _LIST:
+            groups, _, at = _elements(footer, at)
+            if groups > 0:
+                inner, inner_kind, at = _field(footer, at, 0)
+                if inner == 1 and inner_kind == _LIST:
+                    columns, _, _ = _elements(footer, at)
+            break
         if number == 3 and kind == _I64:
             rows, at = _integer(footer, at)
-        elif number == 4 and kind == _LIST:
-            groups, _, at = _elements(footer, at)
-            inner_at = at
-            for _ in range(groups):
-                at = _skip(footer, at, _STRUCT, 0)
-            if groups > 0:
-                inner, inner_kind, inner_at = _field(footer, inner_at, 0)
-                if inner == 1 and inner_kind == _LIST:
-                    columns, _, _ = _elements(footer, inner_at)
         else:
             at = _skip(footer, at, kind, 0)
         number, kind, at = _field(footer, at, number)

@@ -120,14 +120,26 @@ def _on_hint(group: str, key: str) -> str:
 
 
 class LabelKeys:
-    """The labels' keys, numbered, and the layout in the order of those numbers or another."""
+    """The labels' keys, numbered, and the layout in the order of those numbers or another.
+
+    Attributes
+    ----------
+    index : KeyIndex
+        The numbers.
+    ordered : int
+        So many keys, the first of the layout, are those of the first file, in its order; files
+        beside it may have others in between.
+    spare : list
+        Best rows, empty, that no search needs now.
+    """
 
     def __init__(self, columns: list[pa.Array], time_us: Int64) -> None:
         self.index = KeyIndex(columns)
         self._time_us = time_us
+        self.ordered = 0
         self._ranks: Int64 | None = None
         self._laid: AsofLabels | None = None
-        self.spare: list[npt.NDArray[np.void]] = []  # best rows, empty, that no search needs now
+        self.spare: list[npt.NDArray[np.void]] = []
 
     def hashes(self, group: FeatureGroup, key_hash: KeyHash) -> Int64 | None:
         """Return the hashes of the distinct keys, sorted; None for keys no record can have."""
@@ -141,18 +153,25 @@ class LabelKeys:
         """Lay keys out in the order in which files have them, unless that is settled."""
         if self._ranks is not None:
             return
-        codes = np.concatenate([np.empty(0, np.int64), *found])
+        parts = [np.empty(0, np.int64), *found]
+        codes = np.concatenate(parts)
         codes = codes[codes != NO_KEY][::-1]
         first = np.full(self.index.size, codes.size, np.int64)
         first[codes] = np.arange(codes.size)[::-1]  # of equal codes the last one assigned stays
         self._ranks = np.empty(self.index.size, np.int64)
         self._ranks[np.argsort(first, kind="stable")] = np.arange(self.index.size)
+        self.ordered = int(self.ranks(parts[:2][-1]).max(initial=NO_KEY)) + 1
 
     def ranks(self, codes: Int64) -> Int64:
         """Return the places of keys in the layout, negative for ``NO_KEY``."""
         self.order_by(())
         ranks = np.append(self._ranks, NO_KEY)  # type: ignore[arg-type] # order_by has set them
         return ranks[codes]
+
+    def block_edges(self, labels: int) -> Int64:
+        """Return where to cut the layout's keys, so that each block has about so many labels."""
+        starts = self.laid.starts
+        return np.searchsorted(starts, np.arange(labels, starts[-1], labels))
 
     @property
     def laid(self) -> AsofLabels:

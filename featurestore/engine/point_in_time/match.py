@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.arrays import one_chunk
-from featurestore.engine.key_index import Coded, as_numbers, is_number
+from featurestore.engine.key_index import NO_KEY, Coded, as_numbers, is_number
 from featurestore.errors import CorruptStore
 from featurestore.kernels.asof import (
     asof_collect,
@@ -50,6 +50,9 @@ _NONE = np.empty(0, np.int64)
 
 # Of the first sources so many rows are looked at before labels are laid out in their order.
 _ORDER_ROWS = 4_000_000
+
+# Labels whose times and best rows, at 32 bytes each, stay in a processor's caches.
+_BLOCK_LABELS = 1 << 16
 
 # Sources being read, or read and waiting for their turn.
 _AHEAD = 3
@@ -97,23 +100,55 @@ class Search:
         label_us = self.keys.laid.time_us
         return bool(asof_pending(label_us, self.best, self.role.delay_us, oldest_us, newest_us))
 
-    def update(self, source: Source, read: Read, ranks: Int64, seq_max: int) -> None:
+    def update(self, reads: Sequence[tuple[Source, Read]], seq_max: int) -> None:
         """Let rows of history compete for the labels."""
-        starts, label_us = self.keys.laid.starts, self.keys.laid.time_us
-        if read.arrival is None:
-            for first, runs, event_us, seq in read.sorted_pieces(source):
-                codes, begins = ranks[runs], read.starts[runs] - (first - source.firsts[0])
-                self._unfinished |= asof_runs(
-                    starts, label_us, self.best,
-                    begins, codes, event_us, seq, source.max_seq, self.role.delay_us, first,
-                )  # fmt: skip
+        keys, laid = self.keys, self.keys.laid
+        pieces = []
+        for source, read in reads:
+            ranks = keys.ranks(read.codes[id(keys)])
+            if read.arrival is None:
+                pieces += [(source, *piece) for piece in read.sorted_pieces(source, ranks)]
+                continue
+            asof_update(
+                laid.starts, laid.time_us, self.best,
+                read.by_row(ranks, source), read.event_us(), read.seq, source.max_seq, read.arrival,
+                self.role.delay_us, seq_max, int(source.firsts[0]),
+            )  # fmt: skip
+            self._unfinished = True
+        for source, first, begins, codes, event_us, seq in self._by_block(pieces):
+            self._unfinished |= asof_runs(
+                laid.starts, laid.time_us, self.best,
+                begins, codes, event_us, seq, source.max_seq, self.role.delay_us, first,
+            )  # fmt: skip
+
+    def _by_block(self, pieces: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Yield sorted pieces cut at the same keys: all that concern some labels, then the next.
+
+        So the labels are fetched from memory once for all files that were read together.  Where a
+        piece is cut is a matter of speed alone.
+        """
+        edges = self.keys.block_edges(_BLOCK_LABELS)
+        if len(pieces) == 1 or not edges.size:
+            yield from pieces
             return
-        asof_update(
-            starts, label_us, self.best,
-            read.by_row(ranks, source), read.event_us(), read.seq, source.max_seq, read.arrival,
-            self.role.delay_us, seq_max, int(source.firsts[0]),
-        )  # fmt: skip
-        self._unfinished = True
+        cuts = []
+        for _, _, _, codes, _, _ in pieces:
+            # Keys that the layout does not have in the files' order may come anywhere.
+            known = np.where(codes < self.keys.ordered, codes, NO_KEY)
+            inner = np.searchsorted(np.maximum.accumulate(known), edges)
+            cuts.append([0, *inner.tolist(), codes.size])
+        for block in range(edges.size + 1):
+            for cut, (source, first, begins, codes, event_us, seq) in zip(
+                cuts, pieces, strict=True
+            ):
+                low, high = cut[block], cut[block + 1]
+                if low == high:
+                    continue
+                row, end = begins[low], begins[high] if high < codes.size else event_us.size
+                yield (
+                    source, first + int(row), begins[low:high] - row, codes[low:high],
+                    event_us[row:end], seq[row:end] if seq.size else seq,
+                )  # fmt: skip
 
     def _carry(self) -> None:
         """Carry what was put down at some labels on to the later ones."""
@@ -172,15 +207,20 @@ class Read:
         times = np.concatenate(self.times) if len(self.times) != 1 else self.times[0]
         return np.require(times, None, ["ALIGNED", "C_CONTIGUOUS"])
 
-    def sorted_pieces(self, source: Source) -> Iterator[tuple[int, slice, npt.NDArray[Any], Int64]]:
-        """Yield the first row, the runs, event times and seqs of stretches with times in one."""
+    def sorted_pieces(
+        self, source: Source, of_runs: Int64
+    ) -> Iterator[tuple[int, Int64, Int64, npt.NDArray[Any], Int64]]:
+        """Yield stretches with times in one: the first row, where runs begin, what is theirs.
+
+        And event times and seqs of the rows.
+        """
         first = int(source.firsts[0])
         for times in self.times:
             begin = first - int(source.firsts[0])
             end = begin + times.size
-            low, high = np.searchsorted(self.starts, (begin, end))
+            low, high = np.searchsorted(self.starts, (begin, end)).tolist()
             seq = self.seq[begin:end] if self.seq.size else _NONE
-            yield first, slice(int(low), int(high)), times, seq
+            yield first, self.starts[low:high] - begin, of_runs[low:high], times, seq
             first += times.size
 
 
@@ -213,12 +253,11 @@ def match(
         if not first and window >= 0 and not any(search.pending(wave) for search in searches):
             continue
         reads = _read_ahead(reader, wave, pool, stretch_rows)
-        if first:
+        if first and any(source.is_sorted for source in wave):
             reads = _settle_order(reads, searches)
-        for source, read in reads:
+        for stretch in reads:
             for search in searches:
-                ranks = search.keys.ranks(read.codes[id(search.keys)])
-                search.update(source, read, ranks, snapshot.seq)
+                search.update(stretch, snapshot.seq)
     for search in searches:
         dated = question.every_status or search.role.max_age_us is not None
         search.finish(with_times=dated)
@@ -233,30 +272,31 @@ def read_all(
 ) -> Iterator[tuple[Source, Read]]:
     """Yield what decides between rows, with all their seqs, of every source."""
     reader = _Reader(sources, searches, snapshot, question, every_seq=True)
-    return _read_ahead(reader, sources, pool, stretch_rows=1)
+    return chain.from_iterable(_read_ahead(reader, sources, pool, stretch_rows=1))
 
 
 def _settle_order(
-    reads: Iterator[tuple[Source, Read]], searches: Sequence[Search]
-) -> Iterator[tuple[Source, Read]]:
+    reads: Iterator[list[tuple[Source, Read]]], searches: Sequence[Search]
+) -> Iterator[list[tuple[Source, Read]]]:
     """Have labels laid out in the order of the first sources, then go on with those."""
-    seen, rows = [], 0
-    for source, read in reads:
-        seen.append((source, read))
-        rows += source.rows
+    seen: list[list[tuple[Source, Read]]] = []
+    rows = 0
+    for together in reads:
+        seen.append(together)
+        rows += sum(source.rows for source, _ in together)
         if rows >= _ORDER_ROWS:
             break
+    first = [(s, read) for together in seen for s, read in together if s.is_sorted]
     for search in searches:
-        found = (read.codes[id(search.keys)] for source, read in seen if source.is_sorted)
-        search.keys.order_by(found)
+        search.keys.order_by(read.codes[id(search.keys)] for _, read in first)
     yield from seen
     yield from reads
 
 
 def _read_ahead(
     reader: _Reader, wave: Sequence[Source], pool: ThreadPoolExecutor, stretch_rows: int
-) -> Iterator[tuple[Source, Read]]:
-    """Yield sources in order as they have been read, a few of them ahead of time."""
+) -> Iterator[list[tuple[Source, Read]]]:
+    """Yield sources in order as they have been read, small ones together, a few ahead of time."""
     stretches = deque(_stretches(wave, stretch_rows))
     ahead: deque[tuple[list[Source], Future[list[Read]]]] = deque()
     while stretches or ahead:
@@ -264,7 +304,7 @@ def _read_ahead(
             stretch = stretches.popleft()
             ahead.append((stretch, pool.submit(reader.read, stretch)))
         stretch, future = ahead.popleft()
-        yield from zip(stretch, future.result(), strict=True)
+        yield list(zip(stretch, future.result(), strict=True))
 
 
 def _stretches(wave: Sequence[Source], stretch_rows: int) -> Iterator[list[Source]]:
