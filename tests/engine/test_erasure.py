@@ -302,7 +302,7 @@ def test_files_that_come_meanwhile_are_looked_through_too(
         examine_files(self)
         rounds.append(1)
         if len(rounds) < 4:
-            store.ingest("people", many(20 + len(rounds), ANN), id=str(next(ids)))
+            store.ingest("people", many(20 + len(rounds), ANN, BOB), id=str(next(ids)))
 
     monkeypatch.setattr(eraser._Erasure, "_examine", and_others_write)
     store.erase("people", ANN)
