@@ -20,12 +20,11 @@ Memory: 160 MB are the window's numbers sorted and two columns being read, 8 the
 baseline that is mapped at the moment; the rest, 290 MB, is Python with its libraries before
 anything is read.
 
-**Reached** (``python -m bench drift --size full --sides ours``, five rounds on a busy machine):
-0.98 CPU-s (0.90 to 1.18) and 494 MiB resident at the peak, the process whole, pages of mapped files
-counted.  Before a window was read two columns at a time, a baseline mapped one at a time, and both
-compared once, it was 1.28 CPU-s and 846 MiB, 14.1 times scipy's 18.0 CPU-s and a goal of 80 times
-Evidently 0.7.23 just missed, at 100 CPU-s (169 when it was measured apart).  The goals are 10, 80,
-and 600 MB.
+**Reached** (``python -m bench drift --size full``, medians of three rounds on a quiet machine with
+two CPUs, with the ranges): 1.13 CPU-s (1.01 to 1.17), 16.1 times as cheap as scipy (15.4 to 16.3;
+18.1 CPU-s) and 86.3 times as cheap as Evidently 0.7.23 (84.7 to 95.9; 97.2 CPU-s), and 497 MiB
+resident at the peak, the process whole, pages of mapped files counted.  The goals are 10, 80, and
+600 MB.
 
 `scipy` and `ours` agree on every KS and Wasserstein to six digits, and with a plain computation.
 """  # noqa: D400  a benchmark asks a question
