@@ -41,11 +41,11 @@ Cases that are bound by something else, where a profile of their CPU says so:
 **Reached** (full size, on a quiet machine with two CPUs; ``python -m bench point_in_time --size
 full``, one case alone with ``--only compacted``, repeated with ``--rounds 3``), as ratios of CPU:
 `compacted` 9.7x DuckDB, 8.3x over our very files and 0.11x the decoding, as medians of three
-rounds; in one round `skewed` 1.2x and `text_keys` 1.1x our own; `five_groups` 6.6x DuckDB and 4.1x
-pandas; `rides` 7.5x DuckDB; `wide` 0.89x the gather; `streamed` in 0.82 GiB.  Short of their goals:
-`in_memory` 1.9x to 2.7x DuckDB, of 6x; `uncompacted` 2.15x our own `compacted`, of 2x; `few_labels`
-0.066x, of 0.05x.  These three were measured before seqs of the table in memory were no longer
-written out, small files were gone through by blocks of labels, and footers were read once.
+rounds; `few_labels` 0.046x (0.039 to 0.074), of three too; in one round `skewed` 1.2x and
+`text_keys` 1.1x our own; `five_groups` 6.6x DuckDB and 4.1x pandas; `rides` 7.5x DuckDB; `wide`
+0.89x the gather; `streamed` in 0.82 GiB.  Short of their goals, medians of three rounds:
+`in_memory` 2.9x DuckDB (2.9 to 4.4), of 6x; `uncompacted` 2.9x our own `compacted` (2.3 to 3.7), of
+2x.
 
 All sides use the threads they like, on files in the page cache; the answer of each is checked
 against arithmetic, to the last bit.  Times of one key are distinct, as a peer may break ties as it
