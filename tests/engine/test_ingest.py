@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -288,6 +289,26 @@ def test_every_type_comes_through_a_large_ingest(
     online = store.batch_get_record({"g": [7, 99]})["g"].select(table.column_names).to_pylist()
     newest = {row["k"]: row for row in expected.to_pylist()}
     assert online == [newest[7], newest[99]]
+
+
+@pytest.mark.parametrize("rows", [1000, 6000])  # through the journal, and in slices
+def test_of_two_tables_the_newer_row_is_online_and_at_one_time_the_later(
+    store: fs.FeatureStore, rows: int
+) -> None:
+    first = table_of(rows, rows)
+    minutes = np.arange(rows) % 3 - 1  # older, the same, newer
+    shifted = pc.add(first.column("t"), pa.array(minutes * 60_000_000, pa.duration("us")))
+    second = first.set_column(first.column_names.index("t"), "t", shifted)
+    second = second.set_column(
+        second.column_names.index("x"), "x", pc.negate(pc.add(second.column("x"), 1))
+    )
+    assert store.ingest("g", first).late == 0
+    assert store.ingest("g", second).late == int((minutes < 0).sum())
+    online = store.batch_get_record({"g": first.column("k").to_pylist()})["g"]
+    newer = pa.array(minutes >= 0)
+    assert online.column("x").combine_chunks() == pc.if_else(
+        newer, second.column("x").combine_chunks(), first.column("x").combine_chunks()
+    )
 
 
 def test_max_lock_is_a_duration(store: fs.FeatureStore) -> None:
