@@ -131,11 +131,12 @@ def test_a_link_that_is_there_though_it_failed_is_made_a_copy(
     assert same.count(False) == 1
 
 
-def test_whose_maker_died_at_its_first_file_is_no_store_yet(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0, 4096])
+def test_whose_maker_died_at_its_first_file_is_no_store_yet(tmp_path: Path, size: int) -> None:
     path = tmp_path / "store"
     (path / "engine").mkdir(parents=True)
-    (path / "engine" / "data.mdb").touch()
-    with pytest.raises(fs.NotAStore):
+    (path / "engine" / "data.mdb").write_bytes(bytes(size))
+    with pytest.raises((fs.NotAStore, fs.IncompatibleStore)):
         fs.open(path, read_only=True)
     with fs.open(path, upkeep=False) as store:
         assert store.verify() == []

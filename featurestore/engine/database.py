@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import mmap
 import os
 import threading
 from pathlib import Path
@@ -430,6 +431,7 @@ def _open_environment(root: Path, initial: dict[str, Any], *, read_only: bool) -
         files.make_folder(root / folder)
     lock = files.FileLock.acquire(root / "locks" / "create")
     try:
+        _remove_unfinished(root)
         env = Environment(root / "engine", read_only=False, initial=initial)
         try:
             files.sync_folder(root / "engine")
@@ -439,6 +441,19 @@ def _open_environment(root: Path, initial: dict[str, Any], *, read_only: bool) -
         return env
     finally:
         lock.release()
+
+
+def _remove_unfinished(root: Path) -> None:
+    """Remove an LMDB file that ends within its first two pages; under the lock of creation.
+
+    Whoever made it met a full disk, or died: nothing was ever committed to it, and LMDB refuses it
+    for ever.  Where there is history, it is damage, and stays.
+    """
+    engine = root / "engine" / "data.mdb"
+    if not engine.exists() or not 0 < files.size(engine) < 2 * mmap.PAGESIZE:
+        return
+    if not files.listing(root / "data", "*/*"):
+        files.remove(engine)
 
 
 def _settle_options(database: Database, durability: str | None, quota: int | None) -> None:
