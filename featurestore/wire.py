@@ -49,7 +49,8 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.dtypes import SAFE_INTEGER_MAX, DType, is_null
 from featurestore.errors import InvalidInput, InvalidRecord
-from featurestore.results import PutResult, RecordResult
+from featurestore.event_time import to_datetime, to_us
+from featurestore.results import ErasureReceipt, PutResult, RecordResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -458,6 +459,22 @@ def read_put_result(found: Mapping[str, Any]) -> PutResult:
         read_time(found["write_time"]),
         read_time(found["expires_at"]),
     )
+
+
+def erasure_receipt(receipt: ErasureReceipt) -> dict[str, Any]:
+    """Return what an erasure has done as JSON; the hash in digits, for it has 64 bits."""
+    found = {name: getattr(receipt, name) for name in ErasureReceipt.__dataclass_fields__}
+    return found | {"at": _time_out(receipt.at), "key_hash": str(receipt.key_hash)}
+
+
+def read_erasure_receipt(found: Mapping[str, Any]) -> ErasureReceipt:
+    """Return what :func:`erasure_receipt` wrote."""
+    key_hash = int(found["key_hash"])
+    if key_hash >= 2**64:
+        raise InvalidInput(f"{key_hash} is no key_hash of an erasure: it has 64 bits.")
+    at = to_datetime(to_us(found["at"], what="at"))
+    facts = {"at": at, "key_hash": key_hash, "waiting": tuple(found["waiting"])}
+    return ErasureReceipt(**{**found, **facts})
 
 
 def read_record_result(found: Mapping[str, Any]) -> RecordResult:

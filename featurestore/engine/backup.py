@@ -160,14 +160,20 @@ def _note_of(path: Path) -> dict[str, Any]:
 def _copy_beside(root: Path, target: Path) -> set[Path]:
     """Link or copy the files of what stands on the store; returns their new folders."""
     folders = set()
+    for path in files_beside(root):
+        copy = target / path.relative_to(root)
+        files.make_folder(copy.parent)
+        files.link_or_copy(path, copy)
+        folders.add(copy.parent)
+    return folders
+
+
+def files_beside(root: Path) -> Iterator[Path]:
+    """Yield the files of what stands on the store."""
     for name in BESIDE:
         for path in files.listing(root / name, "[!.]*/**/*"):
             if path.is_file():
-                copy = target / path.relative_to(root)
-                files.make_folder(copy.parent)
-                files.link_or_copy(path, copy)
-                folders.add(copy.parent)
-    return folders
+                yield path
 
 
 # ── restoring ────────────────────────────────────────────────────────────────────────────────

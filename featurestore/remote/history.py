@@ -164,7 +164,7 @@ class History(Groups):
 
     def _events(self, answer: Any) -> Iterator[dict[str, Any]]:
         try:
-            for line in lines(answer):
+            for line in lines(answer, self._url):
                 if line.startswith(b"data: "):
                     yield wire.from_exact(json.loads(line[6:]))
         finally:

@@ -209,10 +209,25 @@ def reader_of(answer: Any, url: str) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(next(running), running)
 
 
-def lines(answer: Any) -> Iterator[bytes]:
-    """Yield the lines of an answer as they come."""
+def lines(answer: Any, url: str) -> Iterator[bytes]:
+    """Yield the lines of an answer as they come.
+
+    Raises
+    ------
+    Unreachable
+        The server went away in the middle.
+    """
+    import urllib3
+
     held = b""
-    for piece in answer.stream(65_536):
+    pieces = answer.stream(65_536)
+    while True:
+        try:
+            piece = next(pieces, None)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unreachable(f"The answer of {url} ended too early: {error}") from error
+        if piece is None:
+            return
         held += piece
         *whole, held = held.split(b"\n")
         yield from whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from featurestore import wire
 from featurestore.errors import InvalidInput, Unreachable
@@ -11,7 +12,10 @@ from featurestore.remote.connection import Connection, once, one
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from featurestore.engine.verify.findings import Fault
+    from featurestore.results import ErasureReceipt
 
 
 class Upkeep(Connection):
@@ -29,11 +33,15 @@ class Upkeep(Connection):
         self._require_writable()
         return int(self._job("/v1/compact", one(name), progress, headers=once())[0]["rows"])
 
-    def verify(self) -> list[Any]:
-        """Check the whole store against itself; returns the faults, none when it is sound."""
+    def verify(self, *, erasures: Iterable[ErasureReceipt] = ()) -> list[Fault]:
+        """Check the whole store against itself; returns the faults, none when it is sound.
+
+        The keys of ``erasures``, which the store may not know of, are looked for as well.
+        """
         from featurestore.engine.verify.findings import Fault
 
-        return [Fault(**fault) for fault in self._job("/v1/verify")[0]["faults"]]
+        asked = {"erasures": [wire.erasure_receipt(receipt) for receipt in erasures]}
+        return [Fault(**fault) for fault in self._job("/v1/verify", given=asked)[0]["faults"]]
 
     def stat(self) -> dict[str, Any]:
         """Return sizes and counts: what is where, and how fresh."""
@@ -43,13 +51,11 @@ class Upkeep(Connection):
                 facts[name] = wire.read_time(facts[name])
         return facts
 
-    def erase(self, name: str, key: Any) -> Any:
-        """Refuse: an erasure is made where the store, its backups and its readers are known."""
-        del key  # nobody else's to know
-        raise InvalidInput(
-            f'"{name}" is not erased from over HTTP. Run `featurestore erase` on the machine of '
-            "the store; it may be in use."
-        )
+    def erase(self, name: str, key: Any) -> ErasureReceipt:
+        """Erase a key with all its records, past and present; there is no way back."""
+        path = f"/v1/groups/{quote(name, safe='')}/erase"
+        found = self._write("POST", path, {"key": wire.exact(key)}, query=[("exact", "true")])
+        return wire.read_erasure_receipt(found)
 
     def scrub(self, *, progress: Callable[[int, int], object] | None = None) -> list[Any]:
         """Refuse: every byte is read where it lies."""

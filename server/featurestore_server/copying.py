@@ -4,6 +4,7 @@
 
     engine/data.mdb              LMDB's own copy of one moment, made into a file first
     data/<group id>/….parquet    the history files of that moment, pinned until the end
+    models/ … sets/              what stands on the store; behind the engine, which names it
     locks/                       empty: with it the archive unpacks to a store that can be opened
     backup.json                  the note that makes a folder a backup; the last, so that one cut
                                  short is none
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import StreamingResponse
 
-from featurestore.engine.backup import one_moment
+from featurestore.engine.backup import files_beside, one_moment
 from featurestore.engine.database import BACKUP_NOTE
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Copy:
         yield from _file("engine/data.mdb", self._engine / "data.mdb")
         for path in self._paths:
             yield from _file(path, self._database.root / path)
+        for found in files_beside(self._database.root):
+            yield from _file(found.relative_to(self._database.root).as_posix(), found)
         note = tarfile.TarInfo(BACKUP_NOTE)
         note.size, note.mode = len(self._note), 0o644
         yield note.tobuf(tarfile.GNU_FORMAT) + self._note

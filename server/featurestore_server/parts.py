@@ -130,14 +130,14 @@ async def body_file(request: Request, limit: int) -> BodyFile:
     return BodyFile(lambda: first.pop() if first else anyio.from_thread.run(next_chunk), limit)
 
 
-def takes(*bodies: tuple[str, Any, Any]) -> dict[str, Any]:
+def takes(*bodies: tuple[str, Any, Any], required: bool = True) -> dict[str, Any]:
     """Document bodies that a route reads by itself: (media type, model or schema, example)."""
     content = {}
     for kind, shape, example in bodies:
         is_model = isinstance(shape, type) and issubclass(shape, BaseModel)
         schema = shape.model_json_schema() if is_model else shape
         content[kind] = {"schema": schema} | ({} if example is None else {"example": example})
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 BINARY = {"type": "string", "format": "binary"}

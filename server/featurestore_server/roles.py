@@ -75,6 +75,7 @@ VERBS: dict[str, Action] = {
     "delete_feature_group": _A.DEFINE,
     "create_feature_view": _A.DEFINE,
     "delete_feature_view": _A.DEFINE,
+    "erase": _A.DEFINE,
     "snapshot": _A.DESCRIBE,
     "stat": _A.INSPECT,
     "verify": _A.INSPECT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -10,6 +11,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 from featurestore import wire
 from featurestore.errors import InvalidInput
+from featurestore.storage import erasures
 from featurestore_server import audit, metrics
 from featurestore_server.access import EVERYTHING, Caller, nothing
 from featurestore_server.answers import JsonAnswer
@@ -26,7 +28,7 @@ from featurestore_server.parts import (
     model_body,
     takes,
 )
-from featurestore_server.records import Body
+from featurestore_server.records import Body, Exact, GroupName
 
 router = APIRouter()
 
@@ -83,20 +85,89 @@ async def _upkeep(
     return JsonAnswer(await here.work.run(once))
 
 
-@router.post("/v1/verify", tags=["upkeep"], summary="Check the whole store against itself")
-async def verify(here: Here, who: Who, prefer: Prefer = None) -> Response:
+class Receipt(Body):
+    """What an erasure has answered."""
+
+    group: str
+    seq: int = Field(ge=0, le=2**63 - 1)
+    at: str
+    key_hash: str = Field(pattern="^[0-9]{1,20}$")
+    key_digest: str = Field(max_length=256)
+    online: bool
+    records: int
+    files: int
+    requests: int
+    waiting: list[str] = Field(default=[])
+    traces: int = 0
+
+
+class Erasures(Body):
+    """Erasures that the store may not know of: it was restored from a backup made before them."""
+
+    erasures: list[Receipt] = Field(default=[], max_length=100_000)
+
+
+@router.post(
+    "/v1/verify",
+    tags=["upkeep"],
+    summary="Check the whole store against itself",
+    openapi_extra=takes(("application/json", Erasures, {"erasures": []}), required=False),
+)
+async def verify(request: Request, here: Here, who: Who, prefer: Prefer = None) -> Response:
     store = here.door.reading(who, "verify", [EVERYTHING])
+    headers = request.headers
+    sent = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    asked = await model_body(request, here.limits, Erasures) if sent else Erasures()
+    given = [wire.read_erasure_receipt(one.model_dump()) for one in asked.erasures]
 
     def work(_: Any = None) -> dict[str, Any]:
         faults = [
             {"place": fault.place, "what": fault.what, "sentence": fault.sentence}
-            for fault in store.verify()
+            for fault in store.verify(erasures=given)
         ]
         return {"faults": faults}
 
     if wants_job(prefer):
         return job_answer(await here.jobs.start("verify", who, work))
     return JsonAnswer(await here.work.run(work))
+
+
+class ErasedKey(Body):
+    """The key of the records to erase."""
+
+    key: Any
+
+
+@router.post(
+    "/v1/groups/{group}/erase",
+    tags=["upkeep"],
+    summary="Erase a key with all its records, past and present",
+    openapi_extra=takes(("application/json", ErasedKey, {"key": "JFK"})),
+)
+async def erase(
+    request: Request,
+    name: GroupName,
+    here: Here,
+    who: Who,
+    *,
+    exact: Exact = False,
+    request_id: RequestId = None,
+) -> Response:
+    asked = await model_body(request, here.limits, ErasedKey)
+
+    def work() -> dict[str, Any]:
+        with here.door.enter(who, "erase", [name], request_id) as store:
+            key = wire.read_key(store.describe_feature_group(name), asked.key, exactly=exact)
+            return wire.erasure_receipt(store.erase(name, key))
+
+    def once() -> Any:
+        # Known by a digest that takes the store's secret: the request must not tell the key.
+        who.require("erase", [name])
+        spelling = json.dumps([exact, asked.key]).encode()
+        digest = erasures.digest(here.door.database.key_hash, spelling)
+        return here.door.after(who, "erase", request_id, [name, digest], work)
+
+    return JsonAnswer(await here.work.run(once))
 
 
 @router.get("/v1/stat", tags=["upkeep"], summary="Sizes and counts")

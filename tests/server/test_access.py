@@ -78,6 +78,7 @@ def doing(group: str) -> dict[str, Any]:
             f"{group}2", record_identifier="k", event_time="at", exist_ok=True,
             features={"k": "string", "at": "timestamp"},
         ),
+        "erase": lambda s: s.erase(group, "nobody"),
         "drop": lambda s: s.delete_feature_group(f"{group}2"),
     }  # fmt: skip
 
@@ -85,7 +86,7 @@ def doing(group: str) -> dict[str, Any]:
 READS = {"get", "batch", "features", "scan", "join", "changes"}
 WRITES = {"put", "write", "delete", "ingest"}
 MAY = {
-    "admin": {"describe", "sql", "update", "flush", "create", "drop", *READS, *WRITES},
+    "admin": {"describe", "sql", "update", "flush", "create", "drop", "erase", *READS, *WRITES},
     "writer": {"describe", *WRITES},
     "reader": {"describe", *READS},
     "sql": {"describe", "sql"},
@@ -284,6 +285,21 @@ def test_the_chain_shows_what_was_touched(world: World) -> None:
     assert broken_at(rows[1:]) == 1
     assert broken_at(rows[1:], rows[0].hash) is None
     assert rows[0].hash != GENESIS
+
+
+def test_an_erasure_is_told_of_without_its_key_and_counts_once(world: World) -> None:
+    with world.connect("owner") as store:
+        store.put_record("open", {"k": "unforgettable", "at": NOON, "x": 1.0})
+        ask = ("POST", "/v1/groups/open/erase", {"key": "unforgettable"}, "once")
+        first, again = (store._write(*ask) for _ in range(2))
+        assert first == again
+        assert first["records"] == 1
+        for change in ({"key_hash": str(2**64)}, {"at": "soon"}, {"group": None}):
+            with pytest.raises(fs.InvalidInput):
+                store._job("/v1/verify", given={"erasures": [first | change]})
+    told = [row for row in audit.rows(world.database) if row.facts["verb"] == "erase"]
+    assert [row.facts["request_id"] for row in told if "request_id" in row.facts] == ["once"]
+    assert "unforgettable" not in str(told)
 
 
 def test_the_log_is_read_by_auditors_of_the_store(world: World) -> None:
