@@ -211,7 +211,7 @@ def test_what_is_not_in_the_table_cannot_be_called() -> None:
             nobody.require(verb, ["g"])
         everyone.require(verb, ["g", "*"])
     with pytest.raises(KeyError):
-        everyone.require("erase", ["g"])
+        everyone.require("rename_feature_group", ["g"])
     # A pattern that is not * is no right on the store.
     with pytest.raises(fs.AccessDenied):
         Caller("x", "some", (("admin", "?*"),)).require("keys", ["*"])
