@@ -93,10 +93,13 @@ def test_runs_and_jobs_are_compared_as_a_table(store: fs.FeatureStore, tmp_path:
         training.compare(store, "lat")
 
 
-def test_an_experiment_goes_to_mlflow_once(store: fs.FeatureStore, tmp_path: Path) -> None:
+def test_an_experiment_goes_to_mlflow_once(
+    store: fs.FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracking = pytest.importorskip("mlflow")
     from featurestore.integrations import mlflow
 
+    monkeypatch.chdir(tmp_path)  # where MLflow puts the artifacts of a database's experiments
     with training.run(store, "late", "one") as run:
         run.param(depth=6)
         run.metric("validation:auc", 0.7, step=3)
