@@ -93,6 +93,7 @@ def test_runs_and_jobs_are_compared_as_a_table(store: fs.FeatureStore, tmp_path:
         training.compare(store, "lat")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own use of SQLAlchemy
 def test_an_experiment_goes_to_mlflow_once(
     store: fs.FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
