@@ -7,6 +7,9 @@ reader slots are measured, for each worker and for the template of its tasks; th
 memory an hour for each process, and none of the others.  A slope counts as far as it is sure: its
 standard error, from medians of half a minute, is taken off three times, so that a short run says
 less instead of crying wolf.  LMDB's file has to stay below twice its live data.
+
+What a loaded server may say is counted and borne: that it is busy, that it went away, that a query
+took too long.  More of that than of answers fails the run, as does a client that dies of all else.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +45,10 @@ SLOPE_MAX = 1.0  # MiB an hour
 SAMPLE_SECONDS = 2.0
 BLOCK_SECONDS = 30.0
 SAMPLES_MIN = 30
+REFUSED_FREE = 20  # a killed worker takes every client with it
+ONCE_SECONDS = 300.0  # in which each client gets through once, however slow the machine
+
+Act = Callable[[fs.RemoteStore, list[int]], None]
 
 
 def put(store: fs.RemoteStore, moment: list[int]) -> None:
@@ -78,23 +87,75 @@ def follow(store: fs.RemoteStore, _: list[int]) -> None:
 
 def leave(store: fs.RemoteStore, _: list[int]) -> None:
     port = int(store.url.rsplit(":", 1)[1])
-    with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(b"POST /v1/groups/g/ingest HTTP/1.1\r\nHost: localhost\r\n")
-        client.sendall(b"Content-Type: application/x-ndjson\r\nContent-Length: 99999\r\n\r\n{")
-        time.sleep(random.random())
+    head = b"POST /v1/groups/g/ingest HTTP/1.1\r\nHost: localhost\r\n"
+    kind = b"Content-Type: application/x-ndjson\r\nContent-Length: 99999\r\n\r\n"
+    with contextlib.suppress(ConnectionError):  # its worker may go first
+        client = socket.create_connection(("127.0.0.1", port))
+        with client:
+            client.sendall(head + kind + b"{")
+            time.sleep(random.random())
 
 
-def keep_on(act: Callable[[fs.RemoteStore, list[int]], None], url: str, stop: threading.Event,
-            done: dict[str, int]) -> None:  # fmt: skip
-    moment = [0]
-    while not stop.is_set():
-        try:
-            with fs.connect(url) as store:
-                while not stop.is_set():
-                    act(store, moment)
-                    done[act.__name__] = done.get(act.__name__, 0) + 1
-        except fs.Unavailable:
-            time.sleep(0.2)  # a worker was killed
+ACTS = (put, look_up, ingest, ask, follow, leave)
+
+
+class Clients:
+    """Threads that act again and again; counts what was done, what was refused, who died."""
+
+    def __init__(self, url: str) -> None:
+        self.done, self.refused, self.died = Counter[str](), Counter[str](), list[str]()
+        self._url, self._stop = url, threading.Event()
+        self._threads = [
+            threading.Thread(target=self._keep_on, args=(act,), daemon=True) for act in ACTS
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)  # who follows the changes waits for one, and may wait for ever
+
+    def _keep_on(self, act: Act) -> None:
+        moment = [0]
+        while not self._stop.is_set():
+            try:
+                with fs.connect(self._url) as store:
+                    while not self._stop.is_set():
+                        act(store, moment)
+                        self.done[act.__name__] += 1
+            except fs.FeatureStoreError as error:
+                if not borne(error):
+                    self._died(act)
+                    return
+                self.refused[act.__name__] += 1
+                self._stop.wait(0.2)
+            except BaseException:
+                self._died(act)
+                raise
+
+    def _died(self, act: Act) -> None:
+        if not self._stop.is_set():  # else the server is going, as it should
+            self.died.append(f"the client that should {act.__name__}: {traceback.format_exc()}")
+
+    def failures(self, seconds: float) -> list[str]:
+        """Return who died, who never got through, and who was refused more often than answered."""
+        print("done:", dict(self.done), "refused:", dict(self.refused))
+        names = [act.__name__ for act in ACTS]
+        late = [name for name in names if not self.done[name]] if seconds > ONCE_SECONDS else []
+        idle = [f"{name} was never done" for name in late]
+        return self.died + idle + [
+            f"{name} was refused {self.refused[name]} times and done {self.done[name]} times"
+            for name in names
+            if self.refused[name] > REFUSED_FREE + self.done[name]
+        ]  # fmt: skip
+
+
+def borne(error: fs.FeatureStoreError) -> bool:
+    """Return whether a loaded server, one of whose workers may be killed, may say this."""
+    if isinstance(error, fs.InvalidQuery):
+        return "it ran longer than" in str(error)
+    return isinstance(error, fs.Unavailable)  # StoreBusy, Unreachable, OutcomeUnknown
 
 
 def held(pid: int) -> tuple[int, int]:
@@ -125,14 +186,8 @@ def main() -> int:
 
 
 def soak(served: Served, seconds: float, *, kills: bool) -> list[str]:
-    """Load a server; returns what has grown."""
-    stop, done = threading.Event(), dict[str, int]()
-    threads = [
-        threading.Thread(target=keep_on, args=(act, served.url, stop, done), daemon=True)
-        for act in (put, look_up, ingest, ask, follow, leave)
-    ]
-    for thread in threads:
-        thread.start()
+    """Load a server; returns what has grown, and what else went wrong."""
+    clients = Clients(served.url)
     began, killed = time.monotonic(), time.monotonic()
     samples: dict[int, list[tuple[float, int, int]]] = {}
     stats: list[dict[str, Any]] = []
@@ -150,11 +205,8 @@ def soak(served: Served, seconds: float, *, kills: bool) -> list[str]:
                         samples.setdefault(pid, []).append((now - began, *held(pid)))
             with contextlib.suppress(fs.Unavailable), fs.connect(served.url) as store:
                 stats.append(store.stat())
-    stop.set()
-    for thread in threads:
-        thread.join(10)  # who follows the changes waits for one, and may wait for ever
-    print(done)
-    return grown(samples) + outgrown(stats)
+    clients.stop()
+    return clients.failures(seconds) + grown(samples) + outgrown(stats)
 
 
 def children(pid: int) -> list[int]:
@@ -192,7 +244,9 @@ def grown(samples: dict[int, list[tuple[float, int, int]]]) -> list[str]:
 
 
 def outgrown(stats: list[dict[str, Any]]) -> list[str]:
-    failed = []
+    failed: list[str] = []
+    if not stats:
+        return ["the server never told its sizes"]
     readers = [stat["readers"] for stat in stats]
     live, size = (max(stat[n] for stat in stats) for n in ("engine_bytes", "engine_file_bytes"))
     print(f"{readers[0]} to {readers[-1]} reader slots; LMDB {size / MIB:.1f} MiB for "
