@@ -98,6 +98,8 @@ class Application(FastAPI):
         writes = Lane("write", self.limits.concurrent_writes, self.limits.concurrent)
         if folder is None:
             folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
+        jobs = Jobs(folder, work)
+        self._cleanup.callback(jobs.close)
         self._parts = Parts(
             door=door,
             guard=self.guard,
@@ -106,7 +108,7 @@ class Application(FastAPI):
             writes=writes,
             ingests=ingests,
             work=work,
-            jobs=Jobs(folder, work),
+            jobs=jobs,
             template=template,
             sql=SqlPool(door, self.limits, template),
         )

@@ -2,13 +2,20 @@
 
 A job belongs to whoever began it and runs in the worker that took it, but any worker may be asked
 about it: its state is a small JSON file in the folder that the workers share, replaced whole, and
-a table that it gives is an Arrow file beside it.  Jobs end with the server; what they have
+a table that it gives is an Arrow file beside it.  Jobs end with their worker; what they have
 committed by then is committed, and an ingest goes on where it stopped when it is sent again.
+
+::
+
+    <job>.json  <job>.arrow     state and table of a job
+    <worker>.alive              locked (flock) by a worker while it lives: the kernel lets go of it
+                                however that ends, and so nobody waits for a job of the dead
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import secrets
@@ -19,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from featurestore.errors import InvalidInput
+from featurestore.errors import Unavailable, UnknownJob
 from featurestore_server.answers import Spool
 from featurestore_server.problems import problem
 
@@ -32,10 +39,7 @@ Progress = Callable[[int], None]
 KEPT_SECONDS = 24 * 3600.0
 _TOLD_EVERY_SECONDS = 0.2
 _ID = re.compile(r"[0-9a-f]{24}")
-
-
-class UnknownJob(InvalidInput):
-    """There is no such job, or it is somebody else's."""
+_UNDER_WAY = ("waiting", "running")
 
 
 class Jobs:
@@ -45,6 +49,9 @@ class Jobs:
         self._folder = folder
         self._lane = lane
         self._tasks: set[asyncio.Task[None]] = set()
+        self._worker = secrets.token_hex(12)
+        self._alive = os.open(self._sign(self._worker), os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._alive, fcntl.LOCK_EX)
 
     async def start(self, verb: str, who: Caller, work: Callable[[Progress], Any]) -> str:
         """Begin a job; returns its id.
@@ -58,6 +65,7 @@ class Jobs:
         job = secrets.token_hex(12)
         state = {"id": job, "verb": verb, "owner": who.key_id, "state": "waiting", "rows": 0}
         state |= {"created_at": time.time(), "result": None, "problem": None}
+        state |= {"worker": self._worker}
         self._save(state)
         task = asyncio.create_task(self._run(state, work))
         self._tasks.add(task)
@@ -99,14 +107,14 @@ class Jobs:
         UnknownJob
             There is none of that id that is this caller's.
         """
-        if _ID.fullmatch(job):
-            try:
-                state = dict(orjson.loads((self._folder / f"{job}.json").read_bytes()))
-            except FileNotFoundError:
-                state = {}
-            if state and state["owner"] == who.key_id:
-                return {name: fact for name, fact in state.items() if name != "owner"}
-        raise UnknownJob(f'There is no job "{job:.50}" of yours.')
+        state = self._load(job) if _ID.fullmatch(job) else {}
+        if not state or state["owner"] != who.key_id:
+            raise UnknownJob(f'There is no job "{job:.50}" of yours.')
+        if state["state"] in _UNDER_WAY and self._is_dead(state["worker"]):
+            state = self._load(job)  # it may have ended in between
+            if state["state"] in _UNDER_WAY:
+                state |= {"state": "failed", "problem": orjson.loads(problem(_lost())[2])}
+        return {name: fact for name, fact in state.items() if name not in ("owner", "worker")}
 
     def table(self, job: str) -> Path:
         """Return where a job's table is."""
@@ -116,6 +124,31 @@ class Jobs:
         """Wait for the jobs under way."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def close(self) -> None:
+        """Have no more jobs."""
+        self._sign(self._worker).unlink(missing_ok=True)
+        os.close(self._alive)
+
+    def _sign(self, worker: str) -> Path:
+        """Return the file that a worker holds locked."""
+        return self._folder / f"{worker}.alive"
+
+    def _is_dead(self, worker: str) -> bool:
+        try:
+            with self._sign(worker).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return True
+        except BlockingIOError:
+            return False
+        return True
+
+    def _load(self, job: str) -> dict[str, Any]:
+        try:
+            return dict(orjson.loads((self._folder / f"{job}.json").read_bytes()))
+        except FileNotFoundError:
+            return {}
 
     def _save(self, state: dict[str, Any]) -> None:
         path = self._folder / f"{state['id']}.json"
@@ -129,3 +162,7 @@ class Jobs:
             for entry in entries:
                 if entry.name.endswith((".json", ".arrow")) and entry.stat().st_mtime < oldest:
                     Path(entry.path).unlink(missing_ok=True)
+
+
+def _lost() -> Unavailable:
+    return Unavailable("The server's process that did the job is gone. Ask for it again.")

@@ -35,6 +35,7 @@ STATUS: dict[type[BaseException], int] = {
     errors.UnknownFeatureGroup: 404,
     errors.UnknownFeatureView: 404,
     errors.UnknownConsumer: 404,
+    errors.UnknownJob: 404,
     errors.ConsumerExists: 409,
     errors.ConsumerDropped: 410,
     errors.FeatureGroupExists: 409,

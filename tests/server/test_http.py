@@ -174,7 +174,7 @@ BAD: dict[str, tuple[str, str, Any, int, str]] = {
                                "InvalidInput"),
     "keys that are no list": ("POST", "/v1/batch-get", {"keys": {"seats": 1}}, 400, "InvalidInput"),
     "a job that is none": ("GET", "/v1/jobs/..%2f..%2fetc", None, 404, "InvalidInput"),
-    "another's job": ("GET", "/v1/jobs/" + "0" * 24, None, 400, "InvalidInput"),
+    "another's job": ("GET", "/v1/jobs/" + "0" * 24, None, 404, "UnknownJob"),
     "a query too odd": ("GET", "/v1/groups/seats/records?limit=lots", None, 400, "InvalidInput"),
 }  # fmt: skip
 

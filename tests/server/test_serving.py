@@ -17,8 +17,11 @@ import trustme
 import urllib3
 
 import featurestore as fs
+from featurestore_server.access import ANONYMOUS
+from featurestore_server.guard import Lane
+from featurestore_server.jobs import Jobs
 from featurestore_server.serve import Serving, check
-from tests.server.serving import Served, free_port
+from tests.server.serving import ROOT, Served, free_port
 
 NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
 FEATURES = {"k": "int64", "at": "timestamp", "x": "float64"}
@@ -142,6 +145,44 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         assert served.workers() != [worker]
+
+
+ENDLESS = """
+import asyncio, sys, threading
+from pathlib import Path
+from featurestore_server.access import ANONYMOUS
+from featurestore_server.guard import Lane
+from featurestore_server.jobs import Jobs
+
+async def main():
+    jobs = Jobs(Path(sys.argv[1]), Lane("work", 1, 1))
+    print(await jobs.start("join", ANONYMOUS, lambda _: threading.Event().wait()), flush=True)
+    await jobs.drain()
+
+asyncio.run(main())
+"""
+
+
+def test_nobody_waits_for_a_job_of_a_worker_that_died(tmp_path: Path) -> None:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "server")])
+    worker = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with worker:
+        assert worker.stdout is not None
+        job = worker.stdout.readline().strip()
+        other = Jobs(tmp_path, Lane("work", 1, 1))
+        try:
+            assert other.find(job, ANONYMOUS)["state"] in ("waiting", "running")
+            worker.kill()
+            worker.wait()
+            state = other.find(job, ANONYMOUS)
+            assert (state["state"], state["problem"]["error"]) == ("failed", "Unavailable")
+        finally:
+            other.close()
 
 
 def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
