@@ -470,8 +470,8 @@ def erasure_receipt(receipt: ErasureReceipt) -> dict[str, Any]:
 def read_erasure_receipt(found: Mapping[str, Any]) -> ErasureReceipt:
     """Return what :func:`erasure_receipt` wrote."""
     key_hash = int(found["key_hash"])
-    if key_hash >= 2**64:
-        raise InvalidInput(f"{key_hash} is no key_hash of an erasure: it has 64 bits.")
+    if not -(2**63) <= key_hash < 2**63:
+        raise InvalidInput(f"{key_hash} is no key_hash of an erasure: it has 64 bits and a sign.")
     at = to_datetime(to_us(found["at"], what="at"))
     facts = {"at": at, "key_hash": key_hash, "waiting": tuple(found["waiting"])}
     return ErasureReceipt(**{**found, **facts})

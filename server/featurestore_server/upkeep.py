@@ -91,7 +91,7 @@ class Receipt(Body):
     group: str
     seq: int = Field(ge=0, le=2**63 - 1)
     at: str
-    key_hash: str = Field(pattern="^[0-9]{1,20}$")
+    key_hash: str = Field(pattern="^-?[0-9]{1,19}$")
     key_digest: str = Field(max_length=256)
     online: bool
     records: int
