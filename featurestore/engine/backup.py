@@ -62,9 +62,9 @@ def backup(database: Database, target: Path, since: Path | None, now_us: int) ->
     """Copy a store into a new folder; returns the number of history files."""
     if target.exists() and files.listing(target, "*"):
         raise InvalidInput(f"{target} is not empty. Give the path of a new directory.")
-    earlier = None if since is None else _note_of(since)
-    if earlier is not None and earlier["store_id"] != database.env.format["store_id"]:
-        raise InvalidInput(f"{since} is a backup of another store; an increment needs one of this.")
+    earlier = None if since is None else note_of(since)
+    if earlier is not None:
+        require_same_store(database, earlier["store_id"], since)
     for name in FOLDERS:
         files.make_folder(target / name)
     with one_moment(database, target / "engine", now_us) as (entries, note):
@@ -73,6 +73,48 @@ def backup(database: Database, target: Path, since: Path | None, now_us: int) ->
         _settle(target, entries, _copy_beside(database.root, target))
         files.write_small(target / NOTE, note)
         return len(entries)
+
+
+def require_same_store(database: Database, store_id: object, what: object) -> None:
+    """Refuse an earlier backup that is of another store."""
+    if store_id != database.env.format["store_id"]:
+        raise InvalidInput(f"{what} is a backup of another store; an increment needs one of this.")
+
+
+def finish(target: Path, since: Path | None, note: bytes) -> int:
+    """Make a backup of what has come of one over a wire; returns the number of history files.
+
+    What came is held to its digests and made durable.  Files that were left out, because an
+    earlier backup has them, are linked from there.  The note is written last.
+
+    Raises
+    ------
+    CorruptStore
+        What came is not what was sent, or not all of it.
+    """
+    if files.digest(target / "engine" / "data.mdb") != json.loads(note)["engine_digest"]:
+        raise CorruptStore(f"The engine in {target} is not what was sent. Make the backup again.")
+    copied = Environment(target / "engine", read_only=True)
+    try:
+        with copied.read() as txn:
+            entries = manifest.all_live_files(copied, txn)
+    finally:
+        copied.close()
+    for entry in entries:
+        if _has(target, entry):
+            _require_whole(target, entry)
+            files.sync_file(target / entry.path)
+        elif since is not None and _has(since, entry):
+            _bring(since, target, since, entry)
+        else:
+            raise CorruptStore(f"{entry.path} has not come. Make the backup again.")
+    beside = set()
+    for path in files_beside(target):
+        files.sync_file(path)
+        beside.add(path.parent)
+    _settle(target, entries, beside)
+    files.write_small(target / NOTE, note)
+    return len(entries)
 
 
 @contextlib.contextmanager
@@ -124,6 +166,10 @@ def _bring(root: Path, target: Path, since: Path | None, entry: manifest.FileEnt
         files.link_or_copy(since / entry.path, target / entry.path)
         return
     files.link_or_copy(root / entry.path, target / entry.path)
+    _require_whole(target, entry)
+
+
+def _require_whole(target: Path, entry: manifest.FileEntry) -> None:
     if files.digest(target / entry.path) != entry.digest:
         raise CorruptStore(
             f"{entry.path} is damaged: its bytes are not those that were written. The backup in "
@@ -147,7 +193,14 @@ def _settle(target: Path, entries: list[manifest.FileEntry], beside: set[Path]) 
         files.sync_folder(folder)
 
 
-def _note_of(path: Path) -> dict[str, Any]:
+def note_of(path: Path) -> dict[str, Any]:
+    """Return the note of a backup, which says of which store it is.
+
+    Raises
+    ------
+    InvalidInput
+        It is no backup, or was not finished.
+    """
     try:
         note: dict[str, Any] = json.loads(files.content(path / NOTE))
     except (OSError, ValueError) as error:
@@ -181,7 +234,7 @@ def files_beside(root: Path) -> Iterator[Path]:
 
 def restore(source: Path, target: Path, incarnation: str, now_us: int) -> int:
     """Make a store of a backup, in a new folder; returns the number of history files."""
-    note = _note_of(source)
+    note = note_of(source)
     if target.exists() and files.listing(target, "*"):
         raise InvalidInput(f"{target} is not empty. Give the path of a new directory.")
     if files.digest(source / "engine" / "data.mdb") != note["engine_digest"]:

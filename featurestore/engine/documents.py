@@ -88,7 +88,7 @@ class Documents:
             if changed is None:
                 documents.delete(commit.env, commit.txn, kind, name)
                 return None
-            changed = _as_json(changed, kind)
+            changed = as_json(changed, kind)
             documents.put(commit.env, commit.txn, kind, name, changed)
             return changed
 
@@ -100,19 +100,35 @@ class Documents:
         Its name is ``<series>/<number of eight digits>``.  It is numbered in the transaction that
         writes it: of two processes that append, each gets a number of its own.
         """
-        document = _as_json(document, kind)
+        document = as_json(document, kind)
 
         def work(commit: Commit) -> int:
-            names = [n for n, _ in documents.every(commit.env, commit.txn, kind, f"{series}/")]
-            number = int(names[-1].rpartition("/")[2]) + 1 if names else 1
-            name = f"{series}/{number:0{_DIGITS}d}"
-            documents.put(commit.env, commit.txn, kind, name, document)
-            return number
+            return append(commit, kind, series, document)
 
         return self._writable().writer.call(work, self.now_us(), bytes_needed=4096)
 
 
-def _as_json(document: Document, kind: str) -> Document:
+def append(commit: Commit, kind: str, series: str, document: Document) -> int:
+    """Add a document to a series in a transaction; returns its number."""
+    number = last_number(commit, kind, series) + 1
+    documents.put(commit.env, commit.txn, kind, f"{series}/{number:0{_DIGITS}d}", document)
+    return number
+
+
+def last_number(commit: Commit, kind: str, series: str) -> int:
+    """Return the number of the last document of a series, 0 if it has none."""
+    names = [name for name, _ in documents.every(commit.env, commit.txn, kind, f"{series}/")]
+    return int(names[-1].rpartition("/")[2]) if names else 0
+
+
+def as_json(document: Document, kind: str) -> Document:
+    """Return a document as JSON gives it back.
+
+    Raises
+    ------
+    InvalidInput
+        JSON cannot hold it.
+    """
     try:
         written: Document = json.loads(json.dumps(document))
     except (TypeError, ValueError) as error:

@@ -8,7 +8,8 @@
     RemoteStore ─┬─ records     put, write, delete, ingest; get, batch get, scan, features
                  ├─ history     SQL, point-in-time join, changes, consumers
                  ├─ groups      definitions: feature groups, feature views
-                 ├─ upkeep      flush, compact, verify, stat, backup
+                 ├─ upkeep      flush, compact, verify, scrub, stat, erase, backup
+                 ├─ documents   what training, batch inference and monitoring remember
                  └─ connection  requests and retries      tables   Arrow there and back
 
 The verbs, their types, answers and errors are those of ``fs.open``: one suite of behaviour runs
@@ -23,6 +24,7 @@ a request id of its own where the caller gives none.
 
 from __future__ import annotations
 
+from featurestore.remote.documents import RemoteDocuments
 from featurestore.remote.history import History
 from featurestore.remote.records import Records
 from featurestore.remote.upkeep import Upkeep
@@ -39,6 +41,11 @@ class RemoteStore(Records, History, Upkeep):
     >>> RemoteStore("http://127.0.0.1:8080")
     RemoteStore('http://127.0.0.1:8080')
     """
+
+    @property
+    def documents(self) -> RemoteDocuments:
+        """What training, batch inference and monitoring remember: JSON by kind and name."""
+        return RemoteDocuments(self)
 
 
 def connect(

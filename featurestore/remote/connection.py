@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _TRIES = 3
 _JSON = "application/json"
+_WAIT_SECONDS_MAX = 10
+_ACCEPTED = 202
 
 
 class Connection:
@@ -58,6 +60,7 @@ class Connection:
             )
         self._url = url.rstrip("/")
         self._read_only = read_only
+        self._wait_seconds = int(min(_WAIT_SECONDS_MAX, timeout / 3))
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         tls = {"ca_certs": ca_file} if ca_file is not None else {}
         self._http: Any = urllib3.PoolManager(
@@ -185,23 +188,32 @@ class Connection:
         path: str,
         query: Sequence[tuple[str, str]] = (),
         progress: Callable[[int], object] | None = None,
+        state: Callable[[dict[str, Any]], object] | None = None,
         **options: Any,
     ) -> tuple[dict[str, Any], str]:
-        """Begin long work, wait for it, and return what came of it and where the job is."""
+        """Begin long work, wait for it, and return what came of it and where the job is.
+
+        What is over soon is no job, but answered at once.
+        """
         import time
 
-        headers = {"prefer": "respond-async", **options.pop("headers", {})}
+        wait = "" if progress is not None or state is not None else f", wait={self._wait_seconds}"
+        headers = {"prefer": f"respond-async{wait}", **options.pop("headers", {})}
         begun = self._request("POST", path, query=query, headers=headers, **options)
+        if begun.status != _ACCEPTED:
+            return dict(json.loads(begun.data)), ""
         href = json.loads(begun.data)["href"]
         pause = 0.01
         while True:
-            state = self._json("GET", href)
-            if progress is not None and state["rows"]:
-                progress(state["rows"])
-            if state["state"] == "done":
-                return dict(state["result"]), href
-            if state["state"] == "failed":
-                raise raised(state["problem"])
+            found = self._json("GET", href)
+            if progress is not None and found["rows"]:
+                progress(found["rows"])
+            if state is not None:
+                state(found)
+            if found["state"] == "done":
+                return dict(found["result"]), href
+            if found["state"] == "failed":
+                raise raised(found["problem"])
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
 

@@ -181,10 +181,8 @@ class Records(Groups):
         query += [("on_error", on_error), ("exact", "true")]
         query += [("target_stores", one) for one in names(target_stores)]
         kind, body = upload(group, data, progress)
-        found = self._request(
-            "POST", f"{self._group(name)}/ingest", query=query, body=body, kind=kind, again=False
-        )
-        return IngestResult(**json.loads(found.data))
+        path = f"{self._group(name)}/ingest"
+        return IngestResult(**self._job(path, query, body=body, kind=kind, again=False)[0])
 
     # ── reading online ───────────────────────────────────────────────────────────────────────
 

@@ -1,7 +1,8 @@
-"""Upkeep over HTTP: flush, compact, verify, sizes, backup."""
+"""Upkeep over HTTP: flush, compact, verify, scrub, sizes, backup."""
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from featurestore.engine.verify.findings import Fault
     from featurestore.results import ErasureReceipt
+
+
+TAR = "application/x-tar"
 
 
 class Upkeep(Connection):
@@ -57,44 +61,93 @@ class Upkeep(Connection):
         found = self._write("POST", path, {"key": wire.exact(key)}, query=[("exact", "true")])
         return wire.read_erasure_receipt(found)
 
-    def scrub(self, *, progress: Callable[[int, int], object] | None = None) -> list[Any]:
-        """Refuse: every byte is read where it lies."""
-        del progress
-        raise InvalidInput("Run `featurestore scrub` on the machine of the store.")
+    def scrub(self, *, progress: Callable[[int, int], object] | None = None) -> list[Fault]:
+        """Read every byte of the store and hold it to its checksum; returns the faults."""
+        from featurestore.engine.verify.findings import Fault
 
-    def backup(self, path: str | os.PathLike[str]) -> int:
-        """Write a consistent copy of the store into a new directory here; returns its file count.
+        def tell(state: dict[str, Any]) -> None:
+            if progress is not None and "bytes_total" in state:
+                progress(state["bytes"], state["bytes_total"])
+
+        found, _ = self._job("/v1/scrub", state=None if progress is None else tell)
+        return [Fault(**fault) for fault in found["faults"]]
+
+    def backup(
+        self, path: str | os.PathLike[str], *, since: str | os.PathLike[str] | None = None
+    ) -> int:
+        """Write a consistent, verified copy of the store into a new directory here.
 
         The server makes the copy of one moment and sends it as it reads it.
-        """
-        import tarfile
 
+        Parameters
+        ----------
+        path : path
+            The directory, new or empty.
+        since : path, optional
+            An earlier backup, on the disk of the new one: files that it has are not sent again,
+            but linked.
+
+        Returns
+        -------
+        int
+            The number of history files in it.
+
+        Raises
+        ------
+        Unreachable
+            The server went away in the middle: what is there is no backup.
+        CorruptStore
+            What came is not what was sent.
+        """
         import urllib3
+
+        from featurestore.engine import backup
 
         target = Path(path).expanduser().absolute()
         if target.exists() and any(target.iterdir()):
             raise InvalidInput(f"{target} is not empty. Give the path of a new directory.")
+        earlier = None if since is None else Path(since).expanduser().absolute()
+        known = None if earlier is None else _known(earlier)
         target.mkdir(parents=True, exist_ok=True)
-        answer = self._request("GET", "/v1/backup", stream=True)
+        how: dict[str, Any] = {"stream": True, "accept": TAR}
+        if known is None:
+            answer = self._request("GET", "/v1/backup", **how)
+        else:
+            answer = self._request("POST", "/v1/backup", known, **how)
         try:
-            with tarfile.open(fileobj=answer, mode="r|") as copy:
-                copy.extractall(target, filter="data")
-            answer.read()
+            note = _unpack(answer, target)
         except (tarfile.TarError, urllib3.exceptions.HTTPError, OSError) as error:
             raise Unreachable(
                 f"The copy of {self._url} ended too early ({error}); {target} is not whole."
             ) from error
         finally:
             answer.close()
-        _make_durable(target)
-        return sum(1 for _ in target.joinpath("data").rglob("*.parquet"))
+        return backup.finish(target, earlier, note)
 
 
-def _make_durable(target: Path) -> None:
-    from featurestore.storage import files
+def _known(earlier: Path) -> dict[str, Any]:
+    """Return what an earlier backup has, so that it is not sent again."""
+    from featurestore.engine.backup import note_of
 
-    for found in [*target.rglob("*"), target]:
-        if found.is_dir():
-            files.sync_folder(found)
-        else:
-            files.sync_file(found)
+    note = note_of(earlier)
+    found = earlier.joinpath("data").rglob("*.parquet")
+    held = {path.relative_to(earlier).as_posix(): path.stat().st_size for path in found}
+    return {"store_id": note["store_id"], "named": str(earlier), "files": held}
+
+
+def _unpack(answer: Any, target: Path) -> bytes:
+    """Unpack an archive as it comes, but for the note that makes it a backup; returns that."""
+    from featurestore.engine.database import BACKUP_NOTE
+
+    note = None
+    with tarfile.open(fileobj=answer, mode="r|") as copy:
+        for member in copy:
+            file = copy.extractfile(member) if member.name == BACKUP_NOTE else None
+            if file is None:
+                copy.extract(member, target, filter="data")
+            else:
+                note = file.read()
+    answer.read()
+    if note is None:
+        raise tarfile.ReadError("it has no note")
+    return note

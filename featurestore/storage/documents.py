@@ -62,12 +62,20 @@ def delete(env: Environment, txn: Transaction, kind: str, name: str) -> bool:
 
 
 def every(
-    env: Environment, txn: Transaction, kind: str, prefix: str = ""
+    env: Environment, txn: Transaction, kind: str, prefix: str = "", *, after: str | None = None
 ) -> Iterator[tuple[str, Document]]:
-    """Yield the documents of a kind whose name begins so, in the order of their names' bytes."""
+    """Yield the documents of a kind whose name begins so, in the order of their names' bytes.
+
+    With ``after`` only those behind that name.
+    """
+    if len(prefix.encode()) > NAME_BYTES_MAX:
+        return  # no name is as long
     start = f"document/{kind}/".encode()
+    first = start + prefix.encode()
+    if after is not None:
+        first = max(first, key(kind, after) + b"\0")
     with txn.cursor(db=env.meta) as cursor:
-        if not cursor.set_range(start + prefix.encode()):
+        if not cursor.set_range(first):
             return
         for row_key, row in cursor:
             found = bytes(row_key)

@@ -13,6 +13,7 @@
          sagemaker  raw ASGI: the API that boto3 speaks            │  records   groups and views
             │                                                      │  bulk      ingest, join
             │                                                      │  history   sql, changes
+            │                                                      │  documents models, runs, jobs
             │                                                      │  upkeep    jobs, health, keys
             └───────────────► access ◄─────────────────────────────┘
                                 │   who asks, and may they?  The only way to the store
@@ -29,7 +30,8 @@
 ``audit``         one row for each change, written by the transaction of the change itself, each
                   holding the hash of the one before; reads and refusals by their number
 ``bodies``        what comes in: strict JSON, Arrow and Parquet measured before they are decoded;
-                  ``uploads``: rows and labels by what they say they are
+                  ``spooling``: whole before a thread is taken; ``uploads``: rows and labels by
+                  what they say they are
 ``answers``       what goes out: JSON for people, Arrow streams for volume, by ``Accept``; of any
                   size in the memory of a few pieces (``Spool``).  ``copying``: a backup as tar
 ``problems``      the errors of the library as RFC 9457 problem details; the table of status codes

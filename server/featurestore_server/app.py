@@ -20,7 +20,7 @@ from starlette.responses import Response
 import featurestore as fs
 from featurestore.engine.database import open_database
 from featurestore.errors import AccessDenied, FeatureStoreError, InvalidInput
-from featurestore_server import bulk, docs, history, records, upkeep
+from featurestore_server import bulk, docs, documents, history, records, upkeep
 from featurestore_server.access import Door
 from featurestore_server.bodies import Limits
 from featurestore_server.confined import Template
@@ -31,6 +31,7 @@ from featurestore_server.metrics import Metrics
 from featurestore_server.parts import Parts, sentence_of
 from featurestore_server.problems import plain_problem, problem
 from featurestore_server.sagemaker.surface import Surface
+from featurestore_server.spooling import Spooling
 from featurestore_server.sql_pool import SqlPool
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Application(FastAPI):
         writes = Lane("write", self.limits.concurrent_writes, self.limits.concurrent)
         if folder is None:
             folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
-        jobs = Jobs(folder, work)
+        jobs = Jobs(folder)
         self._cleanup.callback(jobs.close)
         self._parts = Parts(
             door=door,
@@ -108,6 +109,7 @@ class Application(FastAPI):
             writes=writes,
             ingests=ingests,
             work=work,
+            spooling=Spooling(self.limits.spool_bytes),
             jobs=jobs,
             template=template,
             sql=SqlPool(door, self.limits, template),
@@ -115,7 +117,7 @@ class Application(FastAPI):
         self.state.parts = self._parts
         self._lookup = Lookup(door, self.guard, self.limits, metrics, door.now_us)
         self._sagemaker = Surface(door, self.guard, self.limits, metrics, (writes, work))
-        for part in (records, bulk, history, upkeep):
+        for part in (records, bulk, history, documents, upkeep):
             self.include_router(part.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -33,6 +33,10 @@ class Limits(NamedTuple):
 
     Attributes
     ----------
+    spool_bytes : int
+        Of all bodies that are on their way into a worker, or wait there for their turn.
+    wait_seconds : float
+        How long the answer of a job may be waited for (``Prefer: respond-async, wait=10``).
     key_rate : float
         Requests a second of an API key that has no rate of its own, of each worker; 0 for any.
     audit_seconds : float
@@ -43,6 +47,8 @@ class Limits(NamedTuple):
     line_bytes: int = 1 << 20
     whole_bytes: int = 256 << 20
     upload_bytes: int = 64 << 30
+    spool_bytes: int = 64 << 30
+    wait_seconds: float = 20.0
     batch_bytes: int = 64 << 20
     decoded_bytes: int = 512 << 20
     keys: int = 10_000

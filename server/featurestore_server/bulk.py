@@ -1,11 +1,13 @@
 """Routes of tables: ingest up, labels up and the join down.
 
-A body is read by the thread that works on it, piece by piece as the engine asks for more, so an
-upload of any length takes the memory of a chunk.  Options stand in the query; the body is data.
+A body is taken in whole before a thread works on it (:mod:`featurestore_server.spooling`), and read
+from the disk piece by piece as the engine asks for more, so an upload of any length takes the
+memory of a chunk.  Options stand in the query; the body is data.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -14,29 +16,24 @@ from starlette.responses import Response
 
 from featurestore import wire
 from featurestore_server.answers import JSON, JsonAnswer, Spool, spool_answer
-from featurestore_server.bodies import BodyFile
+from featurestore_server.jobs import Job
 from featurestore_server.lookup import lookups_of, references_word
 from featurestore_server.parts import (
     BINARY,
     Accept,
     Here,
+    Parts,
     Prefer,
     RequestId,
     Who,
-    body_file,
     takes,
 )
 from featurestore_server.records import Exact, GroupName
-from featurestore_server.uploads import (
-    labels_in,
-    media_type,
-    read_again,
-    rows_in,
-    spooled_body,
-)
+from featurestore_server.uploads import labels_in, media_type, rows_in
 
 router = APIRouter(prefix="/v1", tags=["tables"])
 
+_WAIT = re.compile(r"\bwait *= *\"?([0-9]{1,9})\b")
 _ROWS = {"type": "array", "items": {"type": "object"}}
 _LABEL = '{"origin": "JFK", "event_time": "2013-01-01T05:30:00Z"}\n'
 _LINE = '{"origin": "JFK", "time_hour": "2013-01-01T05:00:00Z", "temp": 39.0}\n'
@@ -47,10 +44,15 @@ def wants_job(prefer: str | None) -> bool:
     return prefer is not None and "respond-async" in prefer
 
 
-def job_answer(job: str) -> Response:
-    """Return where to ask for a job."""
-    where = f"/v1/jobs/{job}"
-    return JsonAnswer({"id": job, "href": where}, status_code=202, headers={"location": where})
+async def job_answer(here: Parts, job: Job, prefer: str | None) -> Response:
+    """Begin a job; returns its result if that is there in time, or where to ask for it."""
+    wait = _WAIT.search(prefer or "")
+    seconds = min(float(wait[1]), here.limits.wait_seconds) if wait and not job.table else 0.0
+    found = await here.jobs.start(job, wait_seconds=seconds)
+    if found is not None:
+        return JsonAnswer(found)
+    where = f"/v1/jobs/{job.id}"
+    return JsonAnswer({"id": job.id, "href": where}, 202, {"location": where})
 
 
 # ── ingest ───────────────────────────────────────────────────────────────────────────────────
@@ -101,25 +103,21 @@ async def ingest(
     options |= {"target_stores": target_stores or ("online", "offline")}
     here.door.reading(who, "ingest", [name]).describe_feature_group(name)
 
-    def work(source: BodyFile, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+    upload = await here.spooling.take(request, limit)
+
+    def work(progress: Callable[[int], None] | None = None) -> dict[str, Any]:
         with here.door.enter(who, "ingest", [name], request_id) as store:
             group = store.describe_feature_group(name)
             how: dict[str, Any] = {"whole": whole, "exactly": exact}
-            with rows_in(kind, source, here.limits, here.template, group, **how) as rows:
+            with rows_in(kind, upload, here.limits, here.template, group, **how) as rows:
                 found = store.ingest(name, rows, progress=progress, **options)
         counts = ("accepted", "late", "expired", "rejected", "replayed")
         return {count: getattr(found, count) for count in counts}
 
     if not wants_job(prefer):
-        return JsonAnswer(await here.ingests.run(work, await body_file(request, limit)))
-    # The upload has to be over before its connection is: it waits in a file.
-    spool = await spooled_body(request, limit)
-
-    def later(progress: Callable[[int], None]) -> dict[str, Any]:
-        with spool:
-            return work(read_again(spool, limit), progress)
-
-    return job_answer(await here.jobs.start("ingest", who, later))
+        with upload:
+            return JsonAnswer(await here.ingests.run(work))
+    return await job_answer(here, Job("ingest", who, work, here.ingests, upload), prefer)
 
 
 # ── the join ─────────────────────────────────────────────────────────────────────────────────
@@ -169,17 +167,18 @@ async def point_in_time(
     how |= {"with_status": with_status, "explain": explain, "stream": True}
     how |= {"memory_limit": here.limits.join_memory_bytes}
     groups = here.door.database.catalog().groups
-    spool = await spooled_body(request, here.limits.upload_bytes)
+    upload = await here.spooling.take(request, here.limits.upload_bytes)
 
     def join(progress: Callable[[int], None] = lambda _: None) -> Spool:
         store = here.door.reading(who, "point_in_time", {lookup.group for lookup in lookups})
-        with labels_in(kind, spool, here.limits, here.template, groups, lookups) as labels:
+        with labels_in(kind, upload, here.limits, here.template, groups, lookups) as labels:
             answer = store.point_in_time(labels, list(lookups), **how)
             return Spool.of(answer.schema, _counted(answer, progress))
 
     if wants_job(prefer):
-        return job_answer(await here.jobs.start("point_in_time", who, join))
-    with spool:
+        job = Job("point_in_time", who, join, here.work, upload, table=True)
+        return await job_answer(here, job, prefer)
+    with upload:
         return spool_answer(await here.work.run(join), accept)
 
 

@@ -24,7 +24,7 @@ from featurestore.engine.backup import files_beside, one_moment
 from featurestore.engine.database import BACKUP_NOTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from featurestore.engine.database import Database
 
@@ -33,10 +33,17 @@ _PIECE_BYTES = 256 << 10
 
 
 class Copy:
-    """One consistent copy, until it has been sent."""
+    """One consistent copy, until it has been sent.
 
-    def __init__(self, database: Database, now_us: int) -> None:
+    Parameters
+    ----------
+    known : mapping of str to int
+        Files that whoever takes it has already, with their bytes; these are not sent.
+    """
+
+    def __init__(self, database: Database, now_us: int, known: Mapping[str, int]) -> None:
         self._database = database
+        self._known = known
         self._now_us = now_us
         self._undo = contextlib.ExitStack()
         self._engine = Path()
@@ -48,7 +55,8 @@ class Copy:
         self._engine = Path(self._undo.enter_context(tempfile.TemporaryDirectory()))
         moment = one_moment(self._database, self._engine, self._now_us)
         entries, self._note = self._undo.enter_context(moment)
-        self._paths = [entry.path for entry in entries]
+        known = self._known
+        self._paths = [e.path for e in entries if known.get(e.path) != e.size_bytes]
 
     def close(self) -> None:
         """Let go of everything."""

@@ -221,6 +221,7 @@ EXAMPLES: dict[str, Any] = {
     "flush": {"rows": 1000},
     "compact": {"rows": 1000},
     "verify": {"faults": []},
+    "scrub": {"faults": []},
     "erase": {
         "group": "weather",
         "seq": 8,
@@ -234,6 +235,14 @@ EXAMPLES: dict[str, Any] = {
         "waiting": [],
         "traces": 0,
     },
+    "list_documents": {"documents": {"late/00000001": {"status": "approved"}}, "more": False},
+    "get_document": {
+        "document": {"status": "approved"},
+        "digest": "9f86d081…",
+        "now": "2013-01-01T05:00:00Z",
+    },
+    "update_document": {"digest": "9f86d081…"},
+    "append_document": {"number": 1},
     "stat": {"seq": 7, "groups": {"weather": {"keys": 3}}},
     "job": {**_JOB, "verb": "compact", "state": "running", "rows": 500, "result": None},
     "create_key": {**_KEY, "api_key": "fs_4f1d_…"},
@@ -249,7 +258,7 @@ _OTHERWISE = {
     "job_table": {wire.ARROW: _BINARY},
 }
 _AS_TABLES = frozenset({"scan", "point_in_time", "sql"})
-_AS_JOBS = frozenset({"ingest", "point_in_time", "flush", "compact", "verify"})
+_AS_JOBS = frozenset({"ingest", "point_in_time", "flush", "compact", "verify", "scrub"})
 _FREE = frozenset({"health", "ready"})
 
 

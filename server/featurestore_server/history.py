@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import Field
@@ -21,7 +21,10 @@ from featurestore_server.problems import TooManyRequests
 from featurestore_server.records import Body
 from featurestore_server.sql_pool import Query as SqlQuery
 from featurestore_server.sql_pool import read_params
-from featurestore_server.uploads import media_type, read_again, spooled_body
+from featurestore_server.uploads import media_type
+
+if TYPE_CHECKING:
+    from featurestore_server.spooling import Upload
 
 router = APIRouter(prefix="/v1")
 
@@ -64,8 +67,8 @@ async def sql(
         if query is None:
             raise InvalidQuery("Tables were sent, and no query: give it as ?query=.")
         text, values = query, None if params is None else wire.loads(params)
-        spooled = await spooled_body(request, here.limits.whole_bytes)
-        lent = await here.work.run(_lent, spooled, here)
+        with await here.spooling.take(request, here.limits.whole_bytes) as upload:
+            lent = await here.work.run(_lent, upload, here)
     else:
         asked = await model_body(request, here.limits, NewQuery)
         text, values = asked.query, asked.params
@@ -79,15 +82,14 @@ async def sql(
     return spool_answer(spool, accept)
 
 
-def _lent(spooled: Any, here: Parts) -> dict[str, Any]:
+def _lent(upload: Upload, here: Parts) -> dict[str, Any]:
     """Return the tables that were sent, one stream behind the other."""
     found: dict[str, Any] = {}
-    with spooled:
-        body = read_again(spooled, here.limits.whole_bytes)
-        while not (found and body.ended):
-            schema, batches = arrow_batches(body, here.limits)
-            name = (schema.metadata or {}).get(b"group", b"").decode("utf-8", "replace")
-            found[name] = whole_table(schema, batches, here.limits)
+    body = upload.body()
+    while not (found and body.ended):
+        schema, batches = arrow_batches(body, here.limits)
+        name = (schema.metadata or {}).get(b"group", b"").decode("utf-8", "replace")
+        found[name] = whole_table(schema, batches, here.limits)
     return found
 
 

@@ -19,8 +19,10 @@ import fcntl
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from featurestore_server.access import Caller
     from featurestore_server.guard import Lane
 
-Progress = Callable[[int], None]
+Progress = Callable[..., None]  # rows done, and what else its state is to tell
 
 KEPT_SECONDS = 24 * 3600.0
 _TOLD_EVERY_SECONDS = 0.2
@@ -42,62 +44,102 @@ _ID = re.compile(r"[0-9a-f]{24}")
 _UNDER_WAY = ("waiting", "running")
 
 
+class Job:
+    """One piece of long work.
+
+    Parameters
+    ----------
+    work : callable
+        Run on a thread of the lane with a function to tell the rows done; gives a Spool or JSON.
+    held : context manager
+        What it needs, let go behind it on the event loop.
+    table : bool
+        Whether it gives a table, which is asked for under the job's name.
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        who: Caller,
+        work: Callable[[Progress], Any],
+        lane: Lane,
+        held: AbstractContextManager[Any] | None = None,
+        *,
+        table: bool = False,
+    ) -> None:
+        self.id = secrets.token_hex(12)
+        self.work, self.lane, self.table = work, lane, table
+        self.held = nullcontext() if held is None else held
+        #: Whether anybody has been told of it: what is over before that leaves no trace.
+        self.told = False
+        self.error: Exception | None = None
+        self.state: dict[str, Any] = {"id": self.id, "verb": verb, "owner": who.key_id}
+        self.state |= {"state": "waiting", "rows": 0, "created_at": time.time()}
+        self.state |= {"result": None, "problem": None}
+
+
 class Jobs:
     """The jobs of all workers that share a folder."""
 
-    def __init__(self, folder: Path, lane: Lane) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lane = lane
         self._tasks: set[asyncio.Task[None]] = set()
+        self._saving = threading.Lock()
         self._worker = secrets.token_hex(12)
         self._alive = os.open(self._sign(self._worker), os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._alive, fcntl.LOCK_EX)
 
-    async def start(self, verb: str, who: Caller, work: Callable[[Progress], Any]) -> str:
-        """Begin a job; returns its id.
+    async def start(self, job: Job, *, wait_seconds: float = 0.0) -> Any:
+        """Begin a job; returns its result if that is there in time, None otherwise.
 
-        Parameters
-        ----------
-        work : callable
-            Run on a thread with a function to tell the rows done; gives a Spool or JSON.
+        Raises
+        ------
+        FeatureStoreError
+            As the work does, if it is over in time.
         """
         self._forget_old()
-        job = secrets.token_hex(12)
-        state = {"id": job, "verb": verb, "owner": who.key_id, "state": "waiting", "rows": 0}
-        state |= {"created_at": time.time(), "result": None, "problem": None}
-        state |= {"worker": self._worker}
-        self._save(state)
-        task = asyncio.create_task(self._run(state, work))
+        job.state["worker"] = self._worker
+        task = asyncio.create_task(self._run(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return job
+        if wait_seconds:
+            await asyncio.wait({task}, timeout=wait_seconds)
+            if job.error is not None:
+                raise job.error
+            if task.done():
+                return job.state["result"]
+        job.told = True
+        self._save(job)
+        return None
 
-    async def _run(self, state: dict[str, Any], work: Callable[[Progress], Any]) -> None:
-        told = 0.0
+    async def _run(self, job: Job) -> None:
+        state, saved = job.state, 0.0
 
-        def progress(rows: int) -> None:
-            nonlocal told
-            state["rows"] = rows
-            if time.monotonic() - told > _TOLD_EVERY_SECONDS:
-                told = time.monotonic()
-                self._save(state)
+        def progress(rows: int, **more: int) -> None:
+            nonlocal saved
+            state.update(more, rows=rows)
+            if time.monotonic() - saved > _TOLD_EVERY_SECONDS:
+                saved = time.monotonic()
+                self._save(job)
 
         def begin() -> Any:
             state["state"] = "running"
-            self._save(state)
-            found = work(progress)
+            self._save(job)
+            found = job.work(progress)
             if isinstance(found, Spool):
-                found.save(self.table(state["id"]))
+                found.save(self.table(job.id))
                 return {"rows": found.rows, "table": True}
             return found
 
         try:
-            state["result"] = await self._lane.run(begin)
+            with job.held:
+                state["result"] = await job.lane.run(begin)
             state["state"] = "done"
         except Exception as error:  # noqa: BLE001  whatever it is, somebody will ask
+            job.error = error
             state["problem"] = orjson.loads(problem(error)[2])
             state["state"] = "failed"
-        self._save(state)
+        self._save(job)
 
     def find(self, job: str, who: Caller) -> dict[str, Any]:
         """Return what is known of a job.
@@ -150,11 +192,14 @@ class Jobs:
         except FileNotFoundError:
             return {}
 
-    def _save(self, state: dict[str, Any]) -> None:
-        path = self._folder / f"{state['id']}.json"
+    def _save(self, job: Job) -> None:
+        if not job.told:
+            return
+        path = self._folder / f"{job.id}.json"
         making = path.with_suffix(".making")
-        making.write_bytes(orjson.dumps(state))
-        making.rename(path)
+        with self._saving:
+            making.write_bytes(orjson.dumps(job.state))
+            making.rename(path)
 
     def _forget_old(self) -> None:
         oldest = time.time() - KEPT_SECONDS

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import anyio.from_thread
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ValidationError
@@ -14,14 +13,15 @@ from pydantic import BaseModel, ValidationError
 from featurestore import wire
 from featurestore.errors import InvalidInput
 from featurestore_server.access import Caller, Door
-from featurestore_server.bodies import BodyFile, Limits, too_large
-from featurestore_server.guard import Guard, Lane, body_chunks, require_plain_encoding
+from featurestore_server.bodies import Limits, too_large
+from featurestore_server.guard import Guard, Lane, require_plain_encoding
 from featurestore_server.lookup import asking
 
 if TYPE_CHECKING:
     from featurestore_server.confined import Template
     from featurestore_server.jobs import Jobs
     from featurestore_server.metrics import Metrics
+    from featurestore_server.spooling import Spooling
     from featurestore_server.sql_pool import SqlPool
 
 M = TypeVar("M", bound=BaseModel)
@@ -44,6 +44,7 @@ class Parts:
     writes: Lane
     ingests: Lane
     work: Lane
+    spooling: Spooling
     jobs: Jobs
     template: Template
     sql: SqlPool
@@ -78,7 +79,10 @@ RequestId = Annotated[
 Accept = Annotated[str | None, Header(include_in_schema=False)]
 Prefer = Annotated[
     str | None,
-    Header(description="`respond-async`: answer 202 with a job at once, and work after that."),
+    Header(
+        description="`respond-async`: answer 202 with a job at once, and work after that; "
+        "`respond-async, wait=10`: only if it takes longer than so many seconds."
+    ),
 ]
 
 
@@ -117,17 +121,6 @@ def sentence_of(faults: Any) -> str:
         f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults[:5]
     ]
     return f"The request is not of the form it needs: {'; '.join(told)}."
-
-
-async def body_file(request: Request, limit: int) -> BodyFile:
-    """Return a body as a file, for a thread of a lane to read as it comes.
-
-    Its first piece is waited for here: who sends none takes nobody's thread.
-    """
-    require_plain(request)
-    next_chunk = body_chunks(request.receive)
-    first = [await next_chunk()]
-    return BodyFile(lambda: first.pop() if first else anyio.from_thread.run(next_chunk), limit)
 
 
 def takes(*bodies: tuple[str, Any, Any], required: bool = True) -> dict[str, Any]:

@@ -7,7 +7,8 @@ admin     everything                                          everything
 writer    describe, put, write, update, delete, ingest
 reader    describe, get, scan, join, changes                  acknowledge changes
 sql       describe, SQL
-auditor   describe                                            stat, verify, the log
+auditor   describe                                            stat, verify, scrub, documents,
+                                                              the log
 ========  ==================================================  ===================================
 
 What no role allows is refused.  A feature view is read by who may read all of its groups.
@@ -79,18 +80,22 @@ VERBS: dict[str, Action] = {
     "snapshot": _A.DESCRIBE,
     "stat": _A.INSPECT,
     "verify": _A.INSPECT,
+    "scrub": _A.INSPECT,
+    "documents": _A.INSPECT,
     "audit": _A.INSPECT,
     "flush": _A.MAINTAIN,
     "compact": _A.MAINTAIN,
     "create_consumer": _A.MAINTAIN,
     "delete_consumer": _A.MAINTAIN,
     "backup": _A.MAINTAIN,
+    "update_document": _A.MAINTAIN,
+    "append_document": _A.MAINTAIN,
     "keys": _A.MAINTAIN,
 }
 #: Actions that change nothing of what a store says; they are counted, all others told one by one.
 COUNTED = frozenset({_A.READ, _A.SQL, _A.INSPECT, _A.MAINTAIN})
 #: But these, which change what a store holds, are told one by one.
-TOLD = frozenset({"create_consumer", "delete_consumer"})
+TOLD = frozenset({"create_consumer", "delete_consumer", "update_document", "append_document"})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -10,6 +11,7 @@ from pydantic import Field
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from featurestore import wire
+from featurestore.engine.backup import require_same_store
 from featurestore.errors import InvalidInput
 from featurestore.storage import erasures
 from featurestore_server import audit, metrics
@@ -17,6 +19,7 @@ from featurestore_server.access import EVERYTHING, Caller, nothing
 from featurestore_server.answers import JsonAnswer
 from featurestore_server.bulk import job_answer, wants_job
 from featurestore_server.copying import TAR, Copy, CopyAnswer
+from featurestore_server.jobs import Job
 from featurestore_server.keys import is_access_id, new_id
 from featurestore_server.parts import (
     BINARY,
@@ -32,6 +35,7 @@ from featurestore_server.records import Body, Exact, GroupName
 
 router = APIRouter()
 
+_ARCHIVE: dict[int | str, dict[str, Any]] = {200: {"content": {TAR: {"schema": BINARY}}}}
 OneGroup = Annotated[str | None, Query(description="Only this group.")]
 
 
@@ -81,7 +85,7 @@ async def _upkeep(
         return here.door.after(who, verb, request_id, group, lambda: work(progress))
 
     if wants_job(prefer):
-        return job_answer(await here.jobs.start(verb, who, once))
+        return await job_answer(here, Job(verb, who, once, here.work), prefer)
     return JsonAnswer(await here.work.run(once))
 
 
@@ -121,14 +125,23 @@ async def verify(request: Request, here: Here, who: Who, prefer: Prefer = None) 
     given = [wire.read_erasure_receipt(one.model_dump()) for one in asked.erasures]
 
     def work(_: Any = None) -> dict[str, Any]:
-        faults = [
-            {"place": fault.place, "what": fault.what, "sentence": fault.sentence}
-            for fault in store.verify(erasures=given)
-        ]
-        return {"faults": faults}
+        return {"faults": [asdict(fault) for fault in store.verify(erasures=given)]}
 
     if wants_job(prefer):
-        return job_answer(await here.jobs.start("verify", who, work))
+        return await job_answer(here, Job("verify", who, work, here.work), prefer)
+    return JsonAnswer(await here.work.run(work))
+
+
+@router.post("/v1/scrub", tags=["upkeep"], summary="Hold every byte to its checksum")
+async def scrub(here: Here, who: Who, prefer: Prefer = None) -> Response:
+    store = here.door.reading(who, "scrub", [EVERYTHING])
+
+    def work(progress: Any = lambda *_, **__: None) -> dict[str, Any]:
+        faults = store.scrub(progress=lambda read, of: progress(0, bytes=read, bytes_total=of))
+        return {"faults": [asdict(fault) for fault in faults]}
+
+    if wants_job(prefer):
+        return await job_answer(here, Job("scrub", who, work, here.work), prefer)
     return JsonAnswer(await here.work.run(work))
 
 
@@ -182,11 +195,40 @@ async def stat(here: Here, who: Who) -> Response:
     tags=["upkeep"],
     summary="A consistent copy of the whole store, as a tar archive",
     response_class=StreamingResponse,
-    responses={200: {"content": {TAR: {"schema": BINARY}}}},
+    responses=_ARCHIVE,
 )
 async def backup(here: Here, who: Who) -> Response:
     here.door.reading(who, "backup", [EVERYTHING])
-    copy = Copy(here.door.database, here.door.now_us())
+    return await _copy(here, {})
+
+
+class Earlier(Body):
+    """An earlier backup: of which store it is, what it is called, its files with their bytes."""
+
+    store_id: str = Field(max_length=256)
+    named: str = Field(default="The earlier backup", max_length=4096)
+    files: dict[str, int]
+
+
+@router.post(
+    "/v1/backup",
+    tags=["upkeep"],
+    summary="The same without the history files that an earlier backup has",
+    response_class=StreamingResponse,
+    responses=_ARCHIVE,
+    openapi_extra=takes(
+        ("application/json", Earlier, {"store_id": "5f2c…", "files": {"data/1/7.parquet": 4096}})
+    ),
+)
+async def backup_since(request: Request, here: Here, who: Who) -> Response:
+    here.door.reading(who, "backup", [EVERYTHING])
+    earlier = await model_body(request, here.limits, Earlier)
+    require_same_store(here.door.database, earlier.store_id, earlier.named)
+    return await _copy(here, earlier.files)
+
+
+async def _copy(here: Parts, known: dict[str, int]) -> Response:
+    copy = Copy(here.door.database, here.door.now_us(), known)
     try:
         await here.work.run(copy.make)
     except BaseException:

@@ -1,11 +1,10 @@
-"""Rows and labels that are sent: read by what they say they are, as they come.
+"""Rows and labels that have been sent: read by what they say they are.
 
 ::
 
     JSON, JSON lines ─► records by the types of the group
     Arrow            ─► measured frame by frame (bodies) ─► batches
-    Parquet          ─► a file ─► a process of its own ─► Arrow, measured as any ─► batches
-    labels           ─► a file, so that nobody's slow line holds a thread ─► one of these
+    Parquet          ─► a process of its own ─► Arrow, measured as any ─► batches
 
 None of it is in memory as a whole, but what asks to be checked whole before any of it is stored.
 """
@@ -13,11 +12,8 @@ None of it is in memory as a whole, but what asks to be checked whole before any
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-import anyio.to_thread
+from typing import TYPE_CHECKING, Any
 
 from featurestore import wire
 from featurestore.engine.sources import CHUNK_DICTS
@@ -32,19 +28,17 @@ from featurestore_server.bodies import (
     whole_table,
 )
 from featurestore_server.confined import pieces, receive, tell
-from featurestore_server.guard import body_chunks
 from featurestore_server.lookup import read_entities
-from featurestore_server.parts import require_plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from fastapi import Request
 
     from featurestore_server.confined import Task, Template
+    from featurestore_server.spooling import Upload
 
 _TABLE_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
-_SPOOL_BYTES = 8 << 20
 _JSON_LINES = (wire.JSON_LINES, "application/jsonl", "application/x-jsonlines")
 
 
@@ -59,7 +53,7 @@ def media_type(request: Request) -> str:
 @contextlib.contextmanager
 def rows_in(
     kind: str,
-    body: BodyFile,
+    upload: Upload,
     limits: Limits,
     template: Template,
     group: Any,
@@ -69,24 +63,25 @@ def rows_in(
 ) -> Iterator[Any]:
     """Give a body as what the engine ingests: a table if it is to be whole, else a stream."""
     if kind in _JSON_LINES:
-        rows = _lines(body, limits, group, exactly=exactly)
+        rows = _lines(upload.body(), limits, group, exactly=exactly)
         yield list(rows) if whole else rows
     elif kind == JSON:
-        yield [wire.read_record(group, row, exactly=exactly) for row in _array(body, limits)]
+        array = _array(upload.body(), limits)
+        yield [wire.read_record(group, row, exactly=exactly) for row in array]
     else:
-        with batches_in(kind, body, limits, template) as (schema, batches):
+        with batches_in(kind, upload, limits, template) as (schema, batches):
             yield whole_table(schema, batches, limits) if whole else _tables(batches)
 
 
 @contextlib.contextmanager
 def batches_in(
-    kind: str, body: BodyFile, limits: Limits, template: Template
+    kind: str, upload: Upload, limits: Limits, template: Template
 ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """Give schema and batches of a body that is a table."""
     if kind == wire.ARROW:
-        yield arrow_batches(body, limits)
+        yield arrow_batches(upload.body(), limits)
     elif kind == wire.PARQUET:
-        with spooled(body) as spool, _decoded(spool, limits, template) as found:
+        with _decoded(upload, limits, template) as found:
             yield found
     else:
         raise InvalidInput(
@@ -136,56 +131,15 @@ def _tables(batches: Iterator[Any]) -> Iterator[Any]:
         yield pa.Table.from_batches(held)
 
 
-# ── files ────────────────────────────────────────────────────────────────────────────────────
-
-
-def spooled(body: BodyFile) -> BinaryIO:
-    """Return a body as a file on a disk, which goes when it is closed."""
-    with contextlib.ExitStack() as undo:
-        spool = undo.enter_context(tempfile.TemporaryFile())
-        while piece := body.read(_COPY_BYTES):
-            spool.write(piece)
-        spool.flush()
-        spool.seek(0)
-        undo.pop_all()
-    return spool
-
-
-async def spooled_body(request: Request, limit: int) -> Any:
-    """Return a body as a file, before a thread is taken for it: in memory while it is small."""
-    require_plain(request)
-    next_chunk = body_chunks(request.receive)
-    size = 0
-    with contextlib.ExitStack() as undo:
-        spool = undo.enter_context(tempfile.SpooledTemporaryFile(_SPOOL_BYTES))
-        held: list[bytes] = []
-        while True:
-            chunk = await next_chunk()
-            size += len(chunk)
-            if size > limit:
-                raise too_large("The body", limit)
-            held.append(chunk)
-            if not chunk or sum(map(len, held)) >= _COPY_BYTES:
-                await anyio.to_thread.run_sync(spool.writelines, held)
-                held = []
-            if not chunk:
-                break
-        spool.seek(0)
-        undo.pop_all()
-    return spool
-
-
-def read_again(spool: Any, limit: int) -> BodyFile:
-    """Return a spooled body as it came."""
-    return BodyFile(lambda: spool.read(_COPY_BYTES), limit)
+# ── files ───────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
 def _decoded(
-    spool: Any, limits: Limits, template: Template
+    upload: Upload, limits: Limits, template: Template
 ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """Give schema and batches of a Parquet file, which a process of its own decodes."""
-    with template.task("parquet", limits.decode_memory_bytes, spool.fileno()) as task:
+    with template.task("parquet", limits.decode_memory_bytes, upload.descriptor()) as task:
         task.allow(limits.decode_seconds)
         try:
             tell(task.to, list(limits))
@@ -216,21 +170,19 @@ def _not_decoded(task: Task) -> InvalidInput:
 
 @contextlib.contextmanager
 def labels_in(
-    kind: str, spool: Any, limits: Limits, template: Template, groups: Any, lookups: Any
+    kind: str, upload: Upload, limits: Limits, template: Template, groups: Any, lookups: Any
 ) -> Iterator[Any]:
-    """Give spooled labels as a join takes them: rows, or a reader of batches."""
+    """Give labels as a join takes them: rows, or a reader of batches."""
     import pyarrow as pa
 
-    with spool:
-        body = read_again(spool, limits.upload_bytes)
-        if kind == JSON:
-            yield read_entities(groups, lookups, _array(body, limits))
-        elif kind in _JSON_LINES:
-            rows = list(_label_lines(body, limits))
-            yield read_entities(groups, lookups, rows)
-        else:
-            with batches_in(kind, body, limits, template) as (schema, batches):
-                yield pa.RecordBatchReader.from_batches(schema, batches)
+    if kind == JSON:
+        yield read_entities(groups, lookups, _array(upload.body(), limits))
+    elif kind in _JSON_LINES:
+        rows = list(_label_lines(upload.body(), limits))
+        yield read_entities(groups, lookups, rows)
+    else:
+        with batches_in(kind, upload, limits, template) as (schema, batches):
+            yield pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def _label_lines(body: BodyFile, limits: Limits) -> Iterator[dict[str, Any]]:

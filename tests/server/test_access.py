@@ -74,6 +74,14 @@ def doing(group: str) -> dict[str, Any]:
         "flush": lambda s: s.flush(group),
         "stat": lambda s: s.stat(),
         "verify": lambda s: s.verify(),
+        "scrub": lambda s: s.scrub(),
+        "document": lambda s: s.documents.get("run", "a"),
+        "documents": lambda s: s.documents.every("run"),
+        "update document": lambda s: s._write(
+            "PUT", "/v1/document", {"document": None}, query=[("kind", "run"), ("name", "a")]
+        ),
+        "append document": lambda s: s.documents.append("run", "s", {}),
+        "backup": lambda s: s._request("GET", "/v1/backup"),
         "create": lambda s: s.create_feature_group(
             f"{group}2", record_identifier="k", event_time="at", exist_ok=True,
             features={"k": "string", "at": "timestamp"},
@@ -300,6 +308,44 @@ def test_an_erasure_is_told_of_without_its_key_and_counts_once(world: World) -> 
     told = [row for row in audit.rows(world.database) if row.facts["verb"] == "erase"]
     assert [row.facts["request_id"] for row in told if "request_id" in row.facts] == ["once"]
     assert "unforgettable" not in str(told)
+
+
+def test_an_auditor_looks_and_does_not_touch(world: World) -> None:
+    whole, _ = world.keys.create("checker", ["auditor:*"])
+    with fs.connect(world.url, api_key=whole) as store:
+        assert store.scrub() == store.verify() == []
+        assert store.documents.get("run", "a") is None
+        for touch in (
+            lambda: store.documents.update("run", "a", lambda _: {}),
+            lambda: store.documents.append("run", "s", {}),
+            lambda: store._request("GET", "/v1/backup"),
+            lambda: store._request("POST", "/v1/backup", {"store_id": "", "files": {}}),
+        ):
+            with pytest.raises(fs.AccessDenied, match="admin"):
+                touch()
+    assert world.store.documents.every("run") == {}
+
+
+def test_a_change_of_a_document_is_told_once_and_counts_once(world: World) -> None:
+    made = len(told(world))
+    with world.connect("owner") as store:
+        where: Any = {"query": [("kind", "run"), ("name", "a")]}
+        change = ("PUT", "/v1/document", {"was": None, "document": {"secret": "x"}}, "once")
+        first, again = (store._write(*change, **where) for _ in range(2))
+        assert first == again
+        with pytest.raises(fs.StaleUpdate, match="changed meanwhile"):
+            store._write(*change[:3], **where)
+        with pytest.raises(fs.RequestMismatch):
+            store._write(*change[:2], {"was": None, "document": {}}, "once", **where)
+        add = ("POST", "/v1/documents", {"document": {}}, "another")
+        series = [("kind", "run"), ("series", "s")]
+        assert [store._write(*add, query=series) for _ in range(2)] == [{"number": 1}] * 2
+    facts = told(world)[made:]
+    assert [(fact["verb"], fact["request_id"]) for fact in facts] == [
+        ("update_document", "once"), ("append_document", "another"),
+    ]  # fmt: skip
+    assert "secret" not in str(facts)
+    assert list(world.store.documents.every("run")) == ["a", "s/00000001"]
 
 
 def test_the_log_is_read_by_auditors_of_the_store(world: World) -> None:

@@ -246,6 +246,18 @@ def test_long_work_is_a_job(http: Client) -> None:
     assert (state["state"], state["problem"]["error"]) == ("failed", "UnknownFeature")
 
 
+def test_what_is_over_in_time_is_no_job(http: Client) -> None:
+    line = json.dumps(RECORD).encode() + b"\n"
+    path = "/v1/groups/seats/ingest?id=soon"
+    asked: Any = {"content_type": wire.JSON_LINES, "prefer": "respond-async, wait=10"}
+    status, counts, _ = http("POST", path, line, **asked)
+    assert (status, counts["accepted"] + counts["replayed"]) == (200, 1)
+    status, problem, _ = http("POST", path, b"{\n", **asked)
+    assert (status, problem["error"]) == (400, "InvalidRecord")
+    status, begun, _ = http("POST", path, line, **asked | {"prefer": "wait=0, respond-async"})
+    assert (status, wait(http, begun["href"])["state"]) == (202, "done")
+
+
 def wait(http: Client, href: str) -> Any:
     while True:
         status, state, _ = http("GET", href)
@@ -307,7 +319,8 @@ def test_every_write_counts_once_under_its_request_id(http: Client) -> None:
 
 def test_the_openapi_offers_a_request_id_on_every_write(http: Client) -> None:
     paths = http("GET", "/openapi.json")[1]["paths"]
-    reads = {"sql", "point_in_time", "verify", "batch_get_record", "get_features"}
+    reads = {"sql", "point_in_time", "verify", "scrub", "batch_get_record", "get_features"}
+    reads.add("backup_since")
     for path, operations in paths.items():
         for method, operation in operations.items():
             if method == "get" or operation["operationId"] in reads:

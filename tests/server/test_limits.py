@@ -223,6 +223,84 @@ def test_a_hundred_stalled_clients_do_not_keep_others_waiting(url: str) -> None:
         client.close()
 
 
+DRIBBLE = {
+    "lines": (wire.JSON_LINES, "/v1/groups/g/ingest"),
+    "Parquet": (wire.PARQUET, "/v1/groups/g/ingest"),
+    "labels": (wire.ARROW, "/v1/point-in-time?features=g:x"),
+    "tables for SQL": (wire.ARROW, "/v1/sql?query=SELECT%201"),
+}
+
+
+@pytest.mark.parametrize("what", DRIBBLE)
+def test_who_sends_slowly_holds_no_place_that_others_need(what: str, tmp_path: Path) -> None:
+    """Far more slow clients than there are places; each keeps to the pace it has to keep to."""
+    kind, path = DRIBBLE[what]
+    limits = LIMITS._replace(
+        concurrent_ingests=1, concurrent_work=1, waiting_work=0, stall_seconds=30.0,
+        bytes_per_second=1,
+    )  # fmt: skip
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n".encode()
+    with fs.open(tmp_path / "store") as store:
+        store.create_feature_group("g", record_identifier="k", event_time="at", features=FEATURES)
+        with serving(store, limits) as url:
+            host, port = url.removeprefix("http://").split(":")
+            slow = [socket.create_connection((host, int(port))) for _ in range(8)]
+            for client in slow:
+                client.sendall(head + b"Content-Length: 900000\r\n\r\n" + b" " * 400_000)
+            for number in range(3):
+                for client in slow:
+                    client.sendall(b" ")
+                line = json.dumps({"k": str(number), "at": AT}).encode()
+                status, counts = post(url, "/v1/groups/g/ingest", line, wire.JSON_LINES)
+                assert (status, counts["accepted"]) == (200, 1)
+                assert post(url, "/v1/flush", b"")[0] == 200
+                query = json.dumps({"query": "SELECT k FROM g"})
+                assert len(post(url, "/v1/sql", query)[1]) == number + 1
+            for client in slow:
+                client.close()
+        assert store.verify() == []
+
+
+def test_all_that_is_on_its_way_together_has_a_limit(tmp_path: Path) -> None:
+    line = json.dumps({"k": "a", "at": AT}).encode()
+    with fs.open(tmp_path / "store") as store:
+        store.create_feature_group("g", record_identifier="k", event_time="at", features=FEATURES)
+        with serving(store, LIMITS._replace(spool_bytes=1 << 20, stall_seconds=60.0)) as url:
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port))) as slow:
+                slow.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (1 << 20))
+                slow.sendall(b"\n" * ((1 << 20) - 10))
+                status = 200
+                while status == 200:  # then it has come, all but the last bytes
+                    time.sleep(1.0)
+                    status, problem = post(url, "/v1/groups/g/ingest", line, wire.JSON_LINES)
+                assert (status, problem["error"]) == (429, "StoreBusy")
+                slow.sendall(b"\n" * 10)
+                assert slow.recv(100).startswith(b"HTTP/1.1 200")
+            for kind, body, wanted in (
+                (wire.JSON_LINES, line, 200),  # what was held is free again, however it ended
+                (wire.JSON_LINES, b"{" * 600_000, 400),
+                (wire.JSON_LINES, b"x\n" + b" " * 600_000, 400),
+                (wire.PARQUET, b"x" * 600_000, 400),
+                (wire.JSON_LINES, line, 200),
+            ):
+                assert post(url, "/v1/groups/g/ingest", body, kind)[0] == wanted
+                headers = {"content-type": kind, "prefer": "respond-async"}
+                http = urllib3.PoolManager(retries=False)
+                path = f"{url}/v1/groups/g/ingest"
+                begun = http.request("POST", path, body=body, headers=headers)
+                assert begun.status == 202
+                while http.request("GET", url + begun.json()["href"]).json()["state"] not in (
+                    "done", "failed",
+                ):  # fmt: skip
+                    time.sleep(0.01)
+
+
+def test_a_length_over_the_limit_is_refused_unread(url: str) -> None:
+    heard = talk(url, HEAD + b"Content-Length: %d\r\n\r\n" % (9 << 20), seconds=5.0)
+    assert heard.startswith(b"HTTP/1.1 413")
+
+
 def test_a_reader_that_stalls_is_let_go(tmp_path: Path) -> None:
     with fs.open(tmp_path / "store") as store:
         store.create_feature_group("g", record_identifier="k", event_time="at", features=FEATURES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featurestore as fs
+from featurestore import wire
+from featurestore.engine.verify.findings import Fault
+from featurestore.event_time import to_us
 from tests.server.serving import serving
 
 NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
@@ -666,10 +670,98 @@ def test_a_backup_is_the_store_of_that_moment(store: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("weather")
+def test_a_backup_since_another_brings_what_that_has_not(store: Any, tmp_path: Path) -> None:
+    store.ingest("weather", TABLE)
+    store.flush()
+    store.backup(tmp_path / "first")
+    (old,) = (tmp_path / "first").rglob("*.parquet")
+    store.put_record("weather", {"origin": "BOS", "hour": NOON, "temp": 1.0})
+    store.flush()
+    assert store.backup(tmp_path / "second", since=tmp_path / "first") == 2
+    again = tmp_path / "second" / old.relative_to(tmp_path / "first")
+    assert again.stat().st_ino == old.stat().st_ino
+    fs.restore(tmp_path / "second", tmp_path / "again")
+    with fs.open(tmp_path / "again", clock=lambda: CLOCK) as restored:
+        assert restored.verify() == []
+        rows = "SELECT * FROM weather ORDER BY ALL"
+        assert restored.sql(rows) == store.sql(rows)
+    with pytest.raises(fs.InvalidInput, match="is no backup"):
+        store.backup(tmp_path / "third", since=tmp_path / "store")
+    with fs.open(tmp_path / "other") as other:
+        other.backup(tmp_path / "of another")
+    with pytest.raises(fs.InvalidInput, match="of another is a backup of another store"):
+        store.backup(tmp_path / "third", since=tmp_path / "of another")
+
+
+def test_documents_are_kept_and_changed_as_they_are(store: Any) -> None:
+    documents = store.documents
+    assert documents.now_us() == to_us(CLOCK)
+    assert documents.get("run", "a") is None
+    odd = {"n": 2**70, "x": [float("inf"), 0.1, None, "é\x00"], "deep": {"$float": "NaN"}}
+    assert documents.update("run", "a", lambda was: odd if was is None else was) == odd
+    assert documents.get("run", "a") == odd
+    assert documents.update("run", "a", lambda was: {**was, "nan": math.nan})["n"] == 2**70
+    assert math.isnan(documents.get("run", "a")["nan"])
+    # What has NaN in it is still the same when it has not been changed.
+    assert documents.update("run", "a", lambda was: was | {"n": (1, 2)})["n"] == [1, 2]
+    assert [documents.append("run", "late/x y", {"i": i}) for i in range(3)] == [1, 2, 3]
+    assert list(documents.every("run")) == ["a", *(f"late/x y/{i:08d}" for i in (1, 2, 3))]
+    assert documents.every("run", "late/")["late/x y/00000002"] == {"i": 1}
+    assert documents.every("ru") == {}
+    assert documents.update("run", "a", lambda _: None) is None
+    assert documents.get("run", "a") is None
+    for name in ("", "x" * 401):
+        with pytest.raises(fs.InvalidName, match="bytes; use 1 to 400"):
+            documents.get("run", name)
+    with pytest.raises(fs.InvalidInput, match="cannot be written as JSON"):
+        documents.append("run", "s", {"at": object()})
+    with pytest.raises(ZeroDivisionError):
+        documents.update("run", "b", lambda _: {"x": 1 / 0})
+    assert documents.get("run", "b") is None
+
+
+def test_no_change_of_a_document_is_lost(store: Any) -> None:
+    def count(_: int) -> None:
+        for _ in range(10):
+            store.documents.update("run", "n", lambda was: {"n": (was or {"n": 0})["n"] + 1})
+            store.documents.append("run", "s", {})
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(count, range(4)))
+    assert store.documents.get("run", "n") == {"n": 40}
+    assert len(store.documents.every("run", "s/")) == 40
+
+
+@pytest.mark.usefixtures("weather")
+def test_a_scrub_reads_every_byte(store: Any, tmp_path: Path) -> None:
+    store.ingest("weather", TABLE)
+    store.flush()
+    told: list[tuple[int, int]] = []
+    assert store.scrub() == store.scrub(progress=lambda *read: told.append(read)) == []
+    assert told[-1][0] == told[-1][1] > 0
+    (file,) = (tmp_path / "store" / "data").rglob("*.parquet")
+    sound = file.read_bytes()
+    file.chmod(0o600)
+    file.write_bytes(sound[:-9] + bytes([sound[-9] ^ 1]) + sound[-8:])
+    (fault,) = store.scrub()
+    assert isinstance(fault, Fault)
+    assert (fault.place, fault.what) == (
+        file.relative_to(tmp_path / "store").as_posix(), "digest",
+    )  # fmt: skip
+    with pytest.raises(fs.CorruptStore, match="damaged"):
+        store.backup(tmp_path / "copy")
+    file.write_bytes(sound)
+
+
+@pytest.mark.usefixtures("weather")
 def test_an_erased_key_is_gone_and_a_restored_one_is_found(store: Any, tmp_path: Path) -> None:
     store.ingest("weather", TABLE)
     store.flush()
     store.backup(tmp_path / "before")
+    for key in map(str, range(8)):  # keys of either sign of their hash
+        receipt = store.erase("weather", key)
+        assert wire.read_erasure_receipt(wire.erasure_receipt(receipt)) == receipt
+        assert store.verify(erasures=[receipt]) == []
     receipt = store.erase("weather", "JFK")
     assert (receipt.group, receipt.online, receipt.records) == ("weather", True, 2)
     assert store.get_record("weather", "JFK") is None
@@ -706,10 +798,8 @@ def test_stat_counts(store: Any) -> None:
 
 # ── the verbs ────────────────────────────────────────────────────────────────────────────────
 
-#: What only one of the two doors has: where the store is, and what models are kept in beside it.
-ONE_SIDED = {"path", "url", "documents"}
-#: Parameters of files and receipts that lie where the store is.
-LOCAL_PARAMETERS = {("backup", "since")}
+#: What only one of the two doors has: where the store is.
+ONE_SIDED = {"path", "url"}
 
 
 def verbs(door: type) -> dict[str, Any]:
@@ -730,8 +820,6 @@ def test_connect_has_the_verbs_of_open_with_the_same_parameters() -> None:
         if any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
             continue  # the async forms pass on whatever the others take
         for parameter, found in mine.items():
-            if (name, parameter) in LOCAL_PARAMETERS:
-                continue
             assert parameter in theirs, f"{name}({parameter}=) is missing from fs.connect()"
             assert theirs[parameter].kind is found.kind, f"{name}({parameter}=)"
             assert (theirs[parameter].default is found.empty) is (found.default is found.empty), (

@@ -18,7 +18,6 @@ import urllib3
 
 import featurestore as fs
 from featurestore_server.access import ANONYMOUS
-from featurestore_server.guard import Lane
 from featurestore_server.jobs import Jobs
 from featurestore_server.serve import Serving, check
 from tests.server.serving import ROOT, Served, free_port
@@ -152,11 +151,13 @@ import asyncio, sys, threading
 from pathlib import Path
 from featurestore_server.access import ANONYMOUS
 from featurestore_server.guard import Lane
-from featurestore_server.jobs import Jobs
+from featurestore_server.jobs import Job, Jobs
 
 async def main():
-    jobs = Jobs(Path(sys.argv[1]), Lane("work", 1, 1))
-    print(await jobs.start("join", ANONYMOUS, lambda _: threading.Event().wait()), flush=True)
+    jobs = Jobs(Path(sys.argv[1]))
+    job = Job("join", ANONYMOUS, lambda _: threading.Event().wait(), Lane("work", 1, 1))
+    await jobs.start(job)
+    print(job.id, flush=True)
     await jobs.drain()
 
 asyncio.run(main())
@@ -174,7 +175,7 @@ def test_nobody_waits_for_a_job_of_a_worker_that_died(tmp_path: Path) -> None:
     with worker:
         assert worker.stdout is not None
         job = worker.stdout.readline().strip()
-        other = Jobs(tmp_path, Lane("work", 1, 1))
+        other = Jobs(tmp_path)
         try:
             assert other.find(job, ANONYMOUS)["state"] in ("waiting", "running")
             worker.kill()
