@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import random
 import signal
@@ -37,13 +36,13 @@ import pyarrow as pa
 
 import featurestore as fs
 from tests.server.serving import Served
+from tests.soak import memory_slope
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 KEYS = 2_000
 MIB = 1 << 20
 SLOPE_MAX = 1.0  # MiB an hour
 SAMPLE_SECONDS = 2.0
-BLOCK_SECONDS = 30.0
 SAMPLES_MIN = 30
 REFUSED_FREE = 20  # a killed worker takes every client with it
 ONCE_SECONDS = 300.0  # in which each client gets through once, however slow the machine
@@ -214,26 +213,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def slope(when: Any, resident: Any) -> tuple[float, float]:
-    """Return MiB an hour, and the standard error of that."""
-    blocks = (when // BLOCK_SECONDS).astype(int)
-    at = np.array([np.median(when[blocks == block]) for block in np.unique(blocks)]) / 3600
-    held_mib = np.array([np.median(resident[blocks == block]) for block in np.unique(blocks)]) / MIB
-    if len(at) < 3:
-        return 0.0, math.inf
-    fit = np.polyfit(at, held_mib, 1)
-    left = held_mib - np.polyval(fit, at)
-    error = math.sqrt(float(np.sum(left**2)) / (len(at) - 2) / float(np.sum((at - at.mean()) ** 2)))
-    return float(fit[0]), error
-
-
 def grown(samples: dict[int, list[tuple[float, int, int]]]) -> list[str]:
     failed = []
     for pid, rows in samples.items():
         if len(rows) < SAMPLES_MIN:
             continue
         when, resident, files = np.array(rows, dtype=float).T
-        found, error = slope(when, resident)
+        found, error = memory_slope(when, resident)
         print(f"process {pid}: {found:+.1f} ± {error:.1f} MiB an hour, {files[0]:.0f} to "
               f"{files[-1]:.0f} open files, {resident[-1] / MIB:.0f} MiB")  # fmt: skip
         if found - 3 * error > SLOPE_MAX:
