@@ -68,7 +68,7 @@ COLUMN_NUMBERS = 7
 
 # A tile is gone through once for each column, so it has to stay in the first-level cache; where its
 # rows will go is asked for meanwhile, a part with each column, so that memory has time to answer.
-_TILE_BYTES = 16 << 10
+_TILE_BYTES = 8 << 10
 _LINE_BYTES = 64
 _TILE_ROWS_MIN, _TILE_ROWS_MAX = 32, 1024
 # A strip of rows may begin in the middle of a stripe, whose bits are counted from its first.
