@@ -2,9 +2,10 @@
 
 Rules of the room:
 
-* **Arrays in, arrays out.**  No strings, no objects, no dates, no I/O.  Time is int64 microseconds
-  since the epoch, UTC; text and composite keys come as int64 codes, given out after the keys
-  themselves were compared.
+* **Arrays in, arrays out.**  No strings, no objects, no dates, no I/O (but for :mod:`.rows`, which
+  reads open files where a call from Python for each column would cost as much again).  Time is
+  int64 microseconds since the epoch, UTC; text and composite keys come as int64 codes, given out
+  after the keys themselves were compared.
 * **No nulls.**  Absence is a code of its own (-1) or a mask; NaT never gets this far, because as
   an integer it is the smallest time there is and would join to everything.
 * **The caller checks, the kernel loops.**  Lengths and codes are still checked inside, since an

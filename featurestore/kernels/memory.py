@@ -8,6 +8,7 @@ that the bytes are there and stay there.  Words may lie at any byte.
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any
 
 from llvmlite import ir
@@ -106,7 +107,19 @@ def copy_bytes(_typing: Any, target: Any, source: Any, count: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), generate
 
 
+#: ``ssize_t pread(int file, void *target, size_t count, off_t offset)`` of the C library.
+read_at = types.ExternalFunction(
+    "pread", types.int64(types.int32, types.int64, types.int64, types.int64)
+)
+
+
 if config.DISABLE_JIT:
+
+    def read_at(file: int, target: int, count: int, offset: int) -> int:
+        """Read bytes of a file to an address; returns how many."""
+        content = os.pread(int(file), int(count), int(offset))
+        ctypes.memmove(int(target), content, len(content))
+        return len(content)
 
     def copy_bytes(target: int, source: int, count: int) -> None:
         """Copy bytes from one address to another."""

@@ -2,21 +2,26 @@
 
 ::
 
-    columns, as they lie in the file                      block, float32, rows one after the other
-    f64   │ a0 a1 a2 a3 …                  tile
-    i32   │ b0 ∅  b2 b3 …    ──cast──▶  ┌ a0 b0 c0 ┐   ──copy──▶  place of row 0   a0 b0 c0
-    bits  │ c0 c1 c2 c3 …    ──fill──▶  │ a1 ø  c1 │              place of row 1   a1 ø  c1
-                                        └ …        ┘
+    files          stage, 4,096 rows                      block, float32, rows one after the other
+    ──pread──▶  f64   │ a0 a1 a2 …           tile
+    ──pread──▶  i32   │ b0 ∅  b2 …  ─cast─▶  ┌ a0 b0 c0 ┐ ──copy──▶  place of row 0   a0 b0 c0
+    ──pread──▶  bits  │ c0 c1 c2 …  ─fill─▶  │ a1 ø  c1 │            place of row 1   a1 ø  c1
+                                             └ …        ┘
 
-One pass: columns are read forwards, a tile of some rows is put together in the processor's cache,
-and whole rows go from there to wherever the order of the epoch wants them.  So a shuffled pass
-reads as a sequential one does, and what it writes at random are rows, not single values.
+One pass: a stripe is read into the second-level cache, a column at a time; a tile of some of its
+rows is put together in the first-level cache; and whole rows go from there to wherever the order of
+the epoch wants them.  So a shuffled pass reads as a sequential one does, and what it writes at
+random are rows, not single values.
+
+Files are read, not mapped.  A page fault maps 64 KiB, of which a stripe of one column is a quarter
+or less: mapped, a shuffled pass has three times the memory and two and a half times the time in the
+kernel, and a file cut short kills the process instead of being an error.
 
 Parquet packs what is not null: a column of a row group has as many values as valid rows.  Which
 rows these are is in a bitmap beside it, and how many come before each stripe in a list of ranks;
 from there on a running number finds each value.
 
-The kernel follows addresses: the caller keeps what they lead to, and has checked its length.
+This is the one kernel that reads files: the caller holds them open, and lets nobody write to them.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from featurestore.kernels.memory import (
     load_int64,
     prefetch,
     prefetch_write,
+    read_at,
 )
 
 if TYPE_CHECKING:
@@ -51,17 +57,22 @@ STRIPE_ROWS = 4096
 #: What a column holds.
 FLOAT32, FLOAT64, INT32, INT64S, BITS = range(5)
 
-#: Numbers about a column of a row group: address of its values, how many there are, their kind;
-#: of a column with nulls the addresses of the ranks (int32, one a stripe) and of the validity
-#: bits, else 0.
-VALUES, COUNT, KIND, RANKS, VALID = range(5)
-COLUMN_NUMBERS = 5
+#: Bits of one value, by kind.
+WIDTHS = (32, 64, 32, 64, 1)
+
+#: Numbers about a column of a row group: the descriptor of its file, the byte at which its values
+#: begin, how many there are, their kind; of a column with nulls the descriptor of their file, else
+#: -1, and the bytes at which ranks (int32, one a stripe) and validity bits begin.
+FILE, VALUES, COUNT, KIND, NULLS, RANKS, VALID = range(7)
+COLUMN_NUMBERS = 7
 
 # A tile is gone through once for each column, so it has to stay in the first-level cache; where its
 # rows will go is asked for meanwhile, a part with each column, so that memory has time to answer.
-_TILE_BYTES = 16 << 10
+_TILE_BYTES = 8 << 10
 _LINE_BYTES = 64
 _TILE_ROWS_MIN, _TILE_ROWS_MAX = 32, 1024
+# A strip of rows may begin in the middle of a stripe, whose bits are counted from its first.
+_BITS_BYTES = 2 * STRIPE_ROWS // 8
 _COLUMNS = types.Array(types.int64, 3, "C", readonly=True)
 _STRIPES = types.Array(types.int64, 2, "C", readonly=True)
 _FILLS = types.Array(types.float32, 1, "C", readonly=True)
@@ -125,13 +136,46 @@ def _some_valid(
 
 
 @njit
-def _number_at(column: Int64, row: int) -> int:
-    """Return the number of the first value at or after a row of a column with nulls."""
-    stripe = row // STRIPE_ROWS
-    number = int(load_int32(column[RANKS] + 4 * stripe))
-    for before in range(stripe * STRIPE_ROWS, row):
-        number += _bit(column[VALID], before)
-    return number
+def _read(file: int, start: int, stop: int, target: int) -> None:
+    """Read bytes ``start`` to ``stop`` of a file to an address."""
+    while start < stop:
+        got = read_at(file, target, stop - start, start)
+        if got <= 0:
+            raise ValueError("a file ends too early, or cannot be read")
+        start += got
+        target += got
+
+
+@njit
+def _stage(column: Int64, row: int, count: int, room: int, target: int, staged: Int64) -> int:
+    """Read ``count`` rows of a column to ``target``; returns the number of the first value.
+
+    In ``staged`` are the column's numbers, with addresses instead of bytes of files: as if the
+    whole column were in memory.
+    """
+    staged[:] = column
+    first = row
+    if column[NULLS] >= 0:
+        stripe = row // STRIPE_ROWS
+        rank = column[RANKS] + 4 * stripe
+        _read(column[NULLS], rank, rank + 4, target)
+        first = int(load_int32(target))
+        before = stripe * STRIPE_ROWS
+        valid = column[VALID]
+        _read(column[NULLS], valid + before // 8, valid + (row + count + 7) // 8, target)
+        staged[VALID] = target - before // 8
+        for i in range(before, row):
+            first += _bit(staged[VALID], i)
+    elif row + count > column[COUNT]:
+        raise ValueError("a stripe ends beyond its row group")
+    width = WIDTHS[column[KIND]]
+    # Not more than there are, if rows without a value are among these.
+    start, stop = first * width // 8, (min(first + count, column[COUNT]) * width + 7) // 8
+    if not 0 <= stop - start <= room:
+        raise ValueError("a column has fewer values than valid rows")
+    _read(column[FILE], column[VALUES] + start, column[VALUES] + stop, target + _BITS_BYTES)
+    staged[VALUES] = target + _BITS_BYTES - start
+    return first
 
 
 @njit(inline="always")
@@ -180,38 +224,40 @@ def lay_rows(
     tile_rows = min(max(_TILE_BYTES // (4 * count), _TILE_ROWS_MIN), _TILE_ROWS_MAX)
     tile = np.empty((tile_rows, count), np.float32)
     from_tile = tile.ctypes.data
+    room = 8 * STRIPE_ROWS
+    # One line more, or the same row of each column would want the same place in the cache.
+    stage = np.empty((count, _BITS_BYTES + room + _LINE_BYTES), np.uint8)
+    staged = np.empty((count, columns.shape[2]), np.int64)
     numbers = np.zeros(count, np.int64)
     at = 0
     for s in range(stripes.shape[0]):
-        group, first, length = stripes[s, 0], stripes[s, 1], stripes[s, 2]
-        if not 0 <= group < columns.shape[0] or first < 0:
+        group, begin, end = stripes[s, 0], stripes[s, 1], stripes[s, 1] + stripes[s, 2]
+        if not 0 <= group < columns.shape[0] or begin < 0:
             raise ValueError("a stripe is out of range")
-        for c in range(count):
-            column = columns[group, c]
-            if column[VALID] != 0:
-                numbers[c] = _number_at(column, first)
-            elif first + length > column[COUNT]:
-                raise ValueError("a stripe ends beyond its row group")
-        for start in range(first, first + length, tile_rows):
-            rows = min(tile_rows, first + length - start)
+        for first in range(begin, end, STRIPE_ROWS):
+            last = min(first + STRIPE_ROWS, end)
             for c in range(count):
-                for i in range(at + c * rows // count, at + (c + 1) * rows // count):
-                    _ask_for(base + max(int(places[i]), 0) * width, width)
-                column = columns[group, c]
-                if column[VALID] == 0:
-                    _all_valid(column, start, rows, tile, c)
-                else:
-                    numbers[c] = _some_valid(column, start, rows, numbers[c], fills[c], tile, c)
-            for i in range(rows):
-                place = int(places[at + i])
-                if place < 0:
-                    continue
-                if place >= block.shape[0]:
-                    raise ValueError("a place is beyond the block")
-                copy_bytes(base + place * width, from_tile + i * 4 * count, width)
-                if labelled:
-                    labels[place] = tile[i, features]
-            at += rows
+                target = stage.ctypes.data + c * stage.shape[1]
+                numbers[c] = _stage(columns[group, c], first, last - first, room, target, staged[c])
+            for start in range(first, last, tile_rows):
+                rows = min(tile_rows, last - start)
+                for c in range(count):
+                    for i in range(at + c * rows // count, at + (c + 1) * rows // count):
+                        _ask_for(base + max(int(places[i]), 0) * width, width)
+                    if staged[c, NULLS] < 0:
+                        _all_valid(staged[c], start, rows, tile, c)
+                        continue
+                    numbers[c] = _some_valid(staged[c], start, rows, numbers[c], fills[c], tile, c)
+                for i in range(rows):
+                    place = int(places[at + i])
+                    if place < 0:
+                        continue
+                    if place >= block.shape[0]:
+                        raise ValueError("a place is beyond the block")
+                    copy_bytes(base + place * width, from_tile + i * 4 * count, width)
+                    if labelled:
+                        labels[place] = tile[i, features]
+                at += rows
 
 
 @kernel(_ROWS_READ, _PLACES, _ROWS)

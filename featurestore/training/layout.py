@@ -9,7 +9,7 @@
       lineage.json           where it came from; the one file that differs when it is made again
 
 Columns of features are numbers, written plain and not compressed: one page for each column of a row
-group, so that a loader reads them where they lie in the mapped file.  Texts that are features are
+group, so that a loader finds any stripe of them by its first byte.  Texts that are features are
 categories, numbered as they first appear; ``set.json`` has the texts.  A vector is as many columns
 as it has components.  All other columns (keys, times, lists) are compressed as Parquet is wont to
 be.

@@ -11,7 +11,7 @@ A batch is a view into a block.  Blocks are used again once nobody holds a batch
 through batches one by one needs two blocks, and who keeps them all keeps them all.
 
 ============  ======================================================================================
-``fastfile``  rows are laid down from the mapped files, a window at a time; begins at once
+``fastfile``  rows are read from the files as they lie, a window at a time; begins at once
 ``file``      the set is written once as rows of float32 into ``folder``, and mapped; then any row
               can be had alone, and by default a window is the whole set
 ``pipe``      SageMaker's: a named pipe for each epoch, read as it is written; see

@@ -1,26 +1,25 @@
-"""A set's files, mapped: where each column of each row group lies in memory."""
+"""A set's files, open: where each column of each row group begins."""
 
 from __future__ import annotations
 
-import mmap
+import os
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featurestore.errors import CorruptStore
 from featurestore.kernels.rows import (
-    BITS,
     COLUMN_NUMBERS,
     COUNT,
-    FLOAT32,
-    FLOAT64,
-    INT32,
-    INT64S,
+    FILE,
     KIND,
+    NULLS,
     RANKS,
     STRIPE_ROWS,
     VALID,
     VALUES,
+    WIDTHS,
     lay_rows,
 )
 from featurestore.training.layout import NULLS_FILE
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
     Int32 = NDArray[np.int32]
     Int64 = NDArray[np.int64]
     Float32 = NDArray[np.float32]
-
-_WIDTH_BITS = {FLOAT32: 32, FLOAT64: 64, INT32: 32, INT64S: 64, BITS: 1}
-#: Pages of mapped files count as memory of the process, until it says that it is done with them.
-_KEPT_BYTES = 128 << 20
 
 
 class Source:
@@ -63,9 +58,6 @@ class Source:
         self.has_label = layout.label is not None
         fills = [np.nan if column.fill is None else column.fill for column in layout.matrix]
         self._fills = np.array(fills, np.float32)
-        self._maps: list[mmap.mmap] = []
-        self._touched = 0
-        self._row_bytes = sum(_WIDTH_BITS[column.kind or 0] for column in layout.matrix) // 8
         self._columns = np.zeros(
             (len(self.row_groups), len(layout.matrix), COLUMN_NUMBERS), np.int64
         )
@@ -77,10 +69,12 @@ class Source:
             return
         pages = np.array(layout.pages, np.int64)  # row group, column: first byte, count, ranks
         kinds = np.array([column.kind for column in layout.matrix])
-        widths = np.array([_WIDTH_BITS[kind] for kind in kinds])
+        widths = np.array(WIDTHS)[kinds]
         rows = np.array(self.row_groups)[:, None]
         columns[:, :, KIND] = kinds
         columns[:, :, COUNT] = pages[:, :, 1]
+        columns[:, :, VALUES] = pages[:, :, 0]
+        columns[:, :, NULLS] = -1
         ends = pages[:, :, 0] + (pages[:, :, 1] * widths + 7) // 8
         nullable = pages[:, :, 2] >= 0
         sound = (pages >= -1).all() and ((pages[:, :, 1] == rows) | nullable).all()
@@ -89,7 +83,7 @@ class Source:
             here = slice(at, at + len(part.rows))
             at += len(part.rows)
             sound = sound and (ends[here] <= part.size_bytes).all()
-            columns[here, :, VALUES] = pages[here, :, 0] + self._map(folder / part.name)
+            columns[here, :, FILE] = self._open(folder / part.name)
         stripes = -(-rows // STRIPE_ROWS)
         if layout.nulls is not None:
             sound = (
@@ -97,9 +91,9 @@ class Source:
                 and (pages[:, :, 2] + 4 * stripes + (rows + 7) // 8)[nullable].max()
                 <= layout.nulls[0]
             )
-            base = self._map(folder / NULLS_FILE)
-            columns[:, :, RANKS] = np.where(nullable, pages[:, :, 2] + base, 0)
-            columns[:, :, VALID] = np.where(nullable, pages[:, :, 2] + base + 4 * stripes, 0)
+            columns[:, :, NULLS] = np.where(nullable, self._open(folder / NULLS_FILE), -1)
+            columns[:, :, RANKS] = pages[:, :, 2]
+            columns[:, :, VALID] = pages[:, :, 2] + 4 * stripes
         elif nullable.any():
             sound = False
         if not sound:
@@ -108,12 +102,11 @@ class Source:
                 "request it again: the same request makes the same set."
             )
 
-    def _map(self, path: Path) -> int:
-        """Map a file; returns its address."""
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._maps.append(mapped)
-        return int(np.frombuffer(mapped, np.uint8).ctypes.data)
+    def _open(self, path: Path) -> int:
+        """Open a file for as long as this is alive; returns its descriptor."""
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, file)
+        return file
 
     def lay(self, stripes: Int64, places: Int32, block: Float32, labels: Float32) -> None:
         """Lay stripes of rows down in a block; see :func:`featurestore.kernels.rows.lay_rows`."""
@@ -121,8 +114,3 @@ class Source:
             lay_rows(self._columns, self._fills, stripes, places, block, labels)
         except ValueError as error:
             raise CorruptStore(f"A training set's files do not fit together: {error}.") from error
-        self._touched += places.size * self._row_bytes
-        if self._touched > _KEPT_BYTES:
-            self._touched = 0
-            for mapped in self._maps:
-                mapped.madvise(mmap.MADV_DONTNEED)

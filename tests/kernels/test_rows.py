@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any, Self
 
 import numpy as np
 import pytest
@@ -109,37 +110,62 @@ KINDS = {
 }
 
 
-def column(values: np.ndarray, valid: np.ndarray, kind: int) -> tuple[list[int], list[Any]]:
-    """Lay a column out as a set's files have it, at an odd address; returns numbers and memory."""
-    packed = values[valid]
-    content = np.packbits(packed, bitorder="little") if kind == rows.BITS else packed
-    memory = bytearray(1 + content.nbytes)
-    memory[1:] = content.tobytes()
-    address = np.frombuffer(memory, np.uint8).ctypes.data + 1
-    if valid.all():
-        return [address, len(values), kind, 0, 0], [memory]
-    ranks = np.concatenate([[0], np.cumsum(valid)])[: -1 : rows.STRIPE_ROWS].astype(np.int32)
-    bits = np.packbits(valid, bitorder="little")
-    numbers = [address, len(packed), kind, ranks.ctypes.data, bits.ctypes.data]
-    return numbers, [memory, ranks, bits]
+class Files:
+    """Files of columns, as a set has them, each value somewhere in the middle."""
+
+    def __init__(self) -> None:
+        self._values: IO[bytes] = TemporaryFile()  # noqa: SIM115  closed with this
+        self._nulls: IO[bytes] = TemporaryFile()  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._values.close()
+        self._nulls.close()
+
+    def column(self, values: np.ndarray, valid: np.ndarray, kind: int) -> list[int]:
+        """Lay a column out; returns its numbers."""
+        packed = values[valid]
+        content = np.packbits(packed, bitorder="little") if kind == rows.BITS else packed
+        at = self._append(self._values, content.tobytes())
+        file = self._values.fileno()
+        if valid.all():
+            return [file, at, len(values), kind, -1, 0, 0]
+        ranks = np.concatenate([[0], np.cumsum(valid)])[: -1 : rows.STRIPE_ROWS].astype(np.int32)
+        bits = np.packbits(valid, bitorder="little")
+        nulls = self._append(self._nulls, ranks.tobytes() + bits.tobytes())
+        return [file, at, len(packed), kind, self._nulls.fileno(), nulls, nulls + ranks.nbytes]
+
+    @staticmethod
+    def _append(file: IO[bytes], content: bytes) -> int:
+        file.write(b"x")
+        at = file.tell()
+        file.write(content)
+        file.flush()
+        return at
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5), st.booleans(), st.booleans())
 def test_stripes_are_laid_down_as_rows(
     seed: int, features: int, labelled: bool, many_rows: bool
 ) -> None:
-    random = np.random.default_rng(seed)
+    with Files() as files:
+        _stripes_are_laid_down(files, np.random.default_rng(seed), features, labelled, many_rows)
+
+
+def _stripes_are_laid_down(
+    files: Files, random: np.random.Generator, features: int, labelled: bool, many_rows: bool
+) -> None:
     size = rows.STRIPE_ROWS * 2 + 77 if many_rows else 40
-    groups, tables, kept = [], [], []
+    groups, tables = [], []
     for _ in range(2):
         numbers, table = [], []
         for _ in range(features + labelled):
             kind = int(random.choice(list(KINDS)))
             values = random.integers(-9, 9, size).astype(KINDS[kind])
             valid = random.random(size) < random.choice([0.0, 0.5, 0.97, 1.0])
-            one, memory = column(values, valid, kind)
-            numbers.append(one)
-            kept.append(memory)
+            numbers.append(files.column(values, valid, kind))
             table.append(np.where(valid, values.astype(np.float32), 7.5 + len(table)))
         groups.append(numbers)
         tables.append(np.array(table, np.float32))
@@ -165,8 +191,13 @@ def test_stripes_are_laid_down_as_rows(
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    values = np.zeros(10, np.float32)
-    good = np.array([[[values.ctypes.data, 10, rows.FLOAT32, 0, 0]]], np.int64)
+    with Files() as files:
+        _what_does_not_fit_is_refused(files)
+
+
+def _what_does_not_fit_is_refused(files: Files) -> None:
+    every, but_one = np.ones(10, bool), np.arange(10) < 9
+    good = np.array([[files.column(np.zeros(10, np.float32), every, rows.FLOAT32)]], np.int64)
     fills, none = np.zeros(1, np.float32), np.empty(0, np.float32)
     stripe, places = np.array([[0, 0, 10]]), np.arange(10, dtype=np.int32)
     block = np.empty((10, 1), np.float32)
@@ -181,11 +212,16 @@ def test_what_does_not_fit_is_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=said):
             rows.lay_rows(*arguments)
-    bits, ranks = np.full(2, 255, np.uint8), np.zeros(1, np.int32)
-    short = good.copy()
-    short[0, 0, 1:] = 9, rows.FLOAT32, ranks.ctypes.data, bits.ctypes.data
+    short = np.array([[files.column(np.zeros(10, np.float32), but_one, rows.FLOAT32)]], np.int64)
+    rows.lay_rows(short, fills, stripe, places, block, none)
+    short[0, 0, rows.COUNT] = 8
     with pytest.raises(ValueError, match="fewer values than valid rows"):
         rows.lay_rows(short, fills, stripe, places, block, none)
+    for cut, of in ((rows.VALUES, good), (rows.VALID, short), (rows.RANKS, short)):
+        beyond = of.copy()
+        beyond[0, 0, cut] += 1 << 20
+        with pytest.raises(ValueError, match="ends too early"):
+            rows.lay_rows(beyond, fills, stripe, places, block, none)
     matrix = np.zeros((3, 2), np.float32)
     for wrong in (np.array([3], np.int32), np.array([-1], np.int32)):
         with pytest.raises(ValueError, match="out of range"):

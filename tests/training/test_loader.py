@@ -129,12 +129,13 @@ def test_without_shuffling_the_order_is_that_of_time(ts: training.TrainingSet, m
         assert rows_of(loader) == batches_of(list(range(*ts.rows)), 10_007)
 
 
-def test_the_columns_are_the_sets(whole: training.TrainingSet) -> None:
+def test_the_columns_are_the_sets(whole: training.TrainingSet, ts: training.TrainingSet) -> None:
     wind = whole.to_arrow()["wind"]
     expected = np.asarray(wind.cast(pa.float32()).to_numpy(zero_copy_only=False))
     for mode in ("fastfile", "file"):
-        for x, _ in whole.loader(mode=mode, seed=1, batch=50_000):
-            np.testing.assert_array_equal(x[:, 1], expected[x[:, 0].astype(np.int64)])
+        for part in (whole, ts):
+            for x, _ in part.loader(mode=mode, seed=1, batch=50_000):
+                np.testing.assert_array_equal(x[:, 1], expected[x[:, 0].astype(np.int64)])
 
 
 @given(
