@@ -209,6 +209,45 @@ def test_look_ups_among_many_rows_and_by_age() -> None:
         assert found.tolist() == np.where(young, rows, -1).tolist()
 
 
+@both_ways(asof.asof_lookup)
+def test_the_edges_of_a_look_up(kernels: Any) -> None:
+    """One row at 10, and labels from 8 to 17: which of them it answers."""
+    label_us = np.arange(8, 18)
+
+    def answered(expires_us: int, delay_us: int, max_age_us: int) -> list[int]:
+        found = np.zeros(label_us.size, np.int32)
+        kernels[0](
+            np.zeros(label_us.size, np.int64), label_us, int64([0, 1]), int64([10]),
+            int64([expires_us]), np.zeros(1, np.bool_), delay_us, max_age_us, found,
+        )  # fmt: skip
+        return label_us[found == 0].tolist()
+
+    assert answered(15, 0, -1) == [10, 11, 12, 13, 14]
+    assert answered(99, 3, -1) == [13, 14, 15, 16, 17]
+    assert answered(99, 0, 4) == [10, 11, 12, 13, 14]
+    assert answered(15, 2, 4) == [12, 13, 14]
+    assert answered(99, 5, 4) == []
+
+
+@both_ways(last.last_rows)
+def test_the_edges_of_the_last_rows(kernels: Any) -> None:
+    """Rows at 10 and 12, the second written at 14: how many each label has."""
+    label_us = np.arange(8, 18)
+
+    def lengths_of(expires_us: int, delay_us: int, max_age_us: int) -> list[int]:
+        found, lengths = np.zeros(2 * label_us.size, np.int64), np.zeros(label_us.size, np.int64)
+        kernels[0](
+            int64([0, label_us.size]), label_us, int64([0, 2]), int64([10, 12]), int64([0, 14]),
+            int64([expires_us] * 2), np.zeros(2, np.bool_), delay_us, max_age_us, found, lengths,
+        )  # fmt: skip
+        return lengths.tolist()
+
+    assert lengths_of(99, 0, -1) == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert lengths_of(16, 0, -1) == [0, 0, 1, 1, 1, 1, 2, 2, 0, 0]
+    assert lengths_of(99, 3, -1) == [0, 0, 0, 0, 0, 1, 1, 2, 2, 2]
+    assert lengths_of(99, 0, 5) == [0, 0, 1, 1, 1, 1, 2, 2, 1, 1]
+
+
 def test_bad_look_ups_are_refused() -> None:
     one, two, alive = int64([0]), int64([0, 0]), np.empty(0, np.bool_)
     good = [one, one, int64([0, 1]), one, NONE, alive, 0, -1]
