@@ -5,7 +5,7 @@
     python -m bench                                   what there is
     python -m bench online_get --size small           a look, on any machine
     python -m bench online_get --size full            the figures that count, on a quiet machine
-    python -m bench all --size full --feast-venv DIR --ray-venv DIR
+    python -m bench all --size full --feast-venv DIR --ray-venv DIR --chdb-venv DIR
                                                       everything; makes DIR if it is not there
 
 How a figure comes about::

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import feast_peer, harness, peers, ray_peer, report
+from bench import chdb_peer, feast_peer, harness, peers, ray_peer, report
 from bench.harness import BenchmarkFailed, Options
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -20,12 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run benchmarks, or one side or step of one; returns the exit code."""
     asked = _parser().parse_args(arguments)
     scratch = asked.scratch.expanduser().absolute()
-    feast, ray = (
+    feast, ray, chdb = (
         None if venv is None else venv.expanduser().absolute()
-        for venv in (asked.feast_venv, asked.ray_venv)
+        for venv in (asked.feast_venv, asked.ray_venv, asked.chdb_venv)
     )
     formats = asked.formats or harness.formats()
-    options = Options(asked.size, asked.seed, scratch, formats, feast, ray)
+    options = Options(asked.size, asked.seed, scratch, formats, feast, ray, chdb)
     if asked.side or asked.step:
         what = ["--step", asked.step] if asked.step else ["--side", asked.side]
         # The last line of what a library may also have printed.
@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if ray is not None:
         _say("preparing Ray's environment")
         peers.make_environment(ray, "ray", ray_peer.REQUIREMENTS)
+    if chdb is not None:
+        _say("preparing ClickHouse's environment")
+        peers.make_environment(chdb, "chdb", chdb_peer.REQUIREMENTS)
     return _run(asked, options)
 
 
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--feast-venv", type=Path, help="Feast's environment; made if missing")
     parser.add_argument("--ray-venv", type=Path, help="Ray's environment; made if missing")
+    parser.add_argument("--chdb-venv", type=Path, help="ClickHouse's environment; made if missing")
     parser.add_argument("--formats", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)

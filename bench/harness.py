@@ -22,7 +22,7 @@ doing while it does it::
 Peak memory is reset when the stretch begins (Linux), so what making the input took is not in it.
 Pages of a mapped file count as resident; ``anonymous`` is what the process itself has allocated.
 
-Only the standard library is imported here: Feast's sides run this file in Feast's environment.
+Only the standard library is imported here: peers run this file in environments of their own.
 """
 
 from __future__ import annotations
@@ -79,14 +79,21 @@ class Options:
     formats: str
     feast_venv: Path | None = None
     ray_venv: Path | None = None
+    chdb_venv: Path | None = None
 
     def arguments(self) -> list[str]:
         """Return the options as arguments, for the processes started."""
         found = ["--size", self.size, "--seed", str(self.seed), "--scratch", str(self.scratch)]
         found += ["--formats", self.formats]
-        for peer, venv in (("feast", self.feast_venv), ("ray", self.ray_venv)):
+        for peer in ("feast", "ray", "chdb"):
+            venv = self.venv(peer)
             found += [] if venv is None else [f"--{peer}-venv", str(venv)]
         return found
+
+    def venv(self, peer: str) -> Path | None:
+        """Return the environment of a peer that has one of its own."""
+        venv: Path | None = getattr(self, f"{peer}_venv")
+        return venv
 
 
 Need = Callable[[Options], str | None]
@@ -110,8 +117,8 @@ class Step:
         Fills an empty folder; the folder gets its name only when that is done.
     needs : callable
         Says why the step cannot be done here, or None.
-    feast : bool
-        Done in Feast's environment.
+    venv : str, optional
+        The peer in whose environment it is done.
     after : tuple of Step
         Steps whose folders it reads.
     """
@@ -119,7 +126,7 @@ class Step:
     name: str
     make: Callable[[Run, Path], None]
     needs: Need = nothing
-    feast: bool = False
+    venv: str | None = None
     after: tuple[Step, ...] = ()
 
 
@@ -141,7 +148,7 @@ class Side:
     work: Callable[[Run], None]
     gives: str = ""
     needs: Need = nothing
-    feast: bool = False
+    venv: str | None = None
     steps: tuple[Step, ...] = ()
 
 
@@ -533,13 +540,16 @@ def do_step(step: Step, run: Run) -> None:
     making.rename(final)
 
 
-def in_process(name: str, what: Sequence[str], options: Options, *, feast: bool) -> dict[str, Any]:
+def in_process(
+    name: str, what: Sequence[str], options: Options, venv: str | None
+) -> dict[str, Any]:
     """Do a side or a step of a benchmark in a process of its own; returns what it reports."""
     python = sys.executable
     environment = dict(os.environ)
-    if feast:
-        assert options.feast_venv is not None
-        python = str(options.feast_venv / "bin" / "python")
+    if venv is not None:
+        folder = options.venv(venv)
+        assert folder is not None
+        python = str(folder / "bin" / "python")
         environment |= {"PYTHONPATH": str(ROOT), "FEAST_USAGE": "False"}
     command = [python, "-m", "bench", name, *what, *options.arguments()]
     done = subprocess.run(
@@ -552,9 +562,9 @@ def in_process(name: str, what: Sequence[str], options: Options, *, feast: bool)
     return dict(json.loads(lines[-1]) or {})
 
 
-def in_place(name: str, what: Sequence[str], options: Options, *, feast: bool) -> dict[str, Any]:
+def in_place(name: str, what: Sequence[str], options: Options, venv: str | None) -> dict[str, Any]:
     """Do the same in this process: for tests, to which the figures mean nothing."""
-    assert not feast
+    assert venv is None
     return inside(name, what, options) or {}
 
 
@@ -641,13 +651,13 @@ def run_case(
     for step in Case("", "", "", tuple(sides), ()).steps():
         if not step_folder(step, options, size).exists():
             say(f"{name}: making {step.name}")
-            do(name, ["--step", f"{case.name}/{step.name}"], options, feast=step.feast)
+            do(name, ["--step", f"{case.name}/{step.name}"], options, step.venv)
     total = rounds or (1 if options.size == "tiny" else case.rounds)
     for round_ in range(total):
         for side in sides:
             say(f"{name}: {case.name}, round {round_ + 1} of {total}: {side.name}")
             what = ["--side", f"{case.name}/{side.name}"]
-            result = do(name, what, options, feast=side.feast)
+            result = do(name, what, options, side.venv)
             outcome.results.setdefault(side.name, []).append(result)
     require_equal(name, outcome)
     return outcome

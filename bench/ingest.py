@@ -440,7 +440,7 @@ def _pyarrow_side(step: Step) -> Side:
 
 def _feast_side(kind: str, needs: Need) -> Side:
     work = partial(_feast_writes, kind=kind)
-    return Side(f"feast_{kind}", work, "both stores", needs, feast=True, steps=(BULK,))
+    return Side(f"feast_{kind}", work, "both stores", needs, venv="feast", steps=(BULK,))
 
 
 def _deltalake_side(name: str, gives: str, *, synced: bool) -> Side:

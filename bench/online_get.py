@@ -317,7 +317,7 @@ _C = partial(_Lmdb, needs=peers.c_compiler)
 _Redis = partial(Side, "redis", gives="bytes", steps=(online_world.REDIS,))
 _Feast = {
     kind: partial(
-        Side, f"feast_{kind}", gives="a response, not converted", feast=True, steps=(step,)
+        Side, f"feast_{kind}", gives="a response, not converted", venv="feast", steps=(step,)
     )
     for kind, step in online_world.FEAST.items()
 }

@@ -450,7 +450,7 @@ _Rebuildable = partial(Side, steps=(online_world.REBUILDABLE,))
 _C = partial(Side, needs=peers.c_compiler, steps=_LMDB)
 _Sqlite = partial(Side, "sqlite", gives="from tuples; latest only", steps=(online_world.SQLITE,))
 _Feast = {
-    kind: partial(Side, f"feast_{kind}", gives="latest only", feast=True, steps=(step,))
+    kind: partial(Side, f"feast_{kind}", gives="latest only", venv="feast", steps=(step,))
     for kind, step in online_world.FEAST.items()
 }
 

@@ -226,9 +226,11 @@ def _make_feast_redis(run: Run, folder: Path) -> None:
 
 
 FEAST = {
-    "sqlite": Step("feast-sqlite", _make_feast_sqlite, peers.feast, feast=True, after=(ENTITIES,)),
+    "sqlite": Step(
+        "feast-sqlite", _make_feast_sqlite, peers.feast, venv="feast", after=(ENTITIES,)
+    ),
     "redis": Step(
-        "feast-redis", _make_feast_redis, peers.feast_redis, feast=True, after=(ENTITIES,)
+        "feast-redis", _make_feast_redis, peers.feast_redis, venv="feast", after=(ENTITIES,)
     ),
 }
 

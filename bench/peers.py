@@ -9,6 +9,7 @@ Redis                   a server of its own for each process, over loopback, hir
                         values are the store's record bytes
 Feast                   in its own virtual environment, see :mod:`bench.feast_peer`
 Ray Data                in its own virtual environment, see :mod:`bench.ray_peer`
+ClickHouse              in its own virtual environment, see :mod:`bench.chdb_peer`
 ======================  ===========================================================================
 """
 
@@ -81,6 +82,11 @@ def feast(options: Options) -> str | None:
 def ray(options: Options) -> str | None:
     """Need an environment for Ray."""
     return "needs --ray-venv" if options.ray_venv is None else None
+
+
+def chdb(options: Options) -> str | None:
+    """Need an environment for ClickHouse."""
+    return "needs --chdb-venv" if options.chdb_venv is None else None
 
 
 def feast_redis(options: Options) -> str | None:

@@ -436,7 +436,8 @@ def _peer_sides(join: Join, *names: str) -> tuple[Side, ...]:
                 labels=labels_file_of if name == "chdb" else labels_of,
             ),
             "from default Parquet",
-            nothing if name == "duckdb" else asof.needs(name),
+            {"duckdb": nothing, "chdb": peers.chdb}.get(name, asof.needs(name)),
+            venv="chdb" if name == "chdb" else None,
             steps=join.peers,
         )
         for name in names
@@ -549,7 +550,7 @@ CASES = (
             Side("gather", partial(_gather, join=WIDE), "from columns in memory, rows known",
                  steps=WIDE.peers),
             *_peer_sides(WIDE, "duckdb", "pandas"),
-            Side("feast", partial(_feast, join=WIDE), "fewer labels", peers.feast, feast=True,
+            Side("feast", partial(_feast, join=WIDE), "fewer labels", peers.feast, venv="feast",
                  steps=WIDE.peers),
         ),
         (ratio("ours", "gather", at_most=2), ratio("ours", "gather", of="wall_us"),

@@ -147,7 +147,7 @@ def _make_feast_wide(run: Run, folder: Path) -> None:
 
 
 WIDE_STORE = Step("store-wide", _make_wide)
-FEAST_WIDE = Step("feast-wide", _make_feast_wide, peers.feast, feast=True)
+FEAST_WIDE = Step("feast-wide", _make_feast_wide, peers.feast, venv="feast")
 
 
 # ── servers ──────────────────────────────────────────────────────────────────────────────────
@@ -459,7 +459,7 @@ CASES = (
             Side("fastapi", partial(_one_app, kind="fastapi"), "JSON", wrk, steps=_store),
             Side("nginx", _one_nginx, "a file", nginx),
             Side(
-                "feast", _feast_one, "JSON", feast_and_wrk, feast=True,
+                "feast", _feast_one, "JSON", feast_and_wrk, venv="feast",
                 steps=(online_world.FEAST["sqlite"],),
             ),
         ),
@@ -477,7 +477,7 @@ CASES = (
         (
             Side("json", partial(_hundred_ours, accept="json"), "JSON", wrk, steps=_wide),
             Side("arrow", partial(_hundred_ours, accept="arrow"), "Arrow", wrk, steps=_wide),
-            Side("feast", _feast_hundred, "JSON", feast_and_wrk, feast=True, steps=(FEAST_WIDE,)),
+            Side("feast", _feast_hundred, "JSON", feast_and_wrk, venv="feast", steps=(FEAST_WIDE,)),
         ),
         (ratio("feast", "json", at_least=30), ratio("feast", "arrow", at_least=100)),
     ),

@@ -36,7 +36,7 @@ import pytest
 import featurestore as fs
 from featurestore.engine import compactor, point_in_time, staging
 from featurestore.engine import ingest as engine_ingest
-from featurestore.engine.point_in_time import batches, last
+from featurestore.engine.point_in_time import batches, history, indexed, last
 from featurestore.engine.point_in_time.match import Search
 from featurestore.event_time import MAX_US, MIN_US
 from featurestore.storage import parquet
@@ -60,13 +60,17 @@ SIZES: list[tuple[Any, str, int]] = [
     (compactor, "CELL_ROWS", 40),
     (parquet, "ROW_GROUP_ROWS", 16),
     (sys.modules[Search.__module__], "_BLOCK_LABELS", 5),
+    (sys.modules[Search.__module__], "_ORDER_ROWS", 50),
+    (history, "_TAIL_ROWS", 10),
 ]
-"""Small enough that a few hundred rows make windows, cells, row groups and blocks of labels."""
+"""Small enough that a few hundred rows make windows, cells, row groups, blocks of labels and a
+journal tail of several parts."""
 
 APART: list[tuple[Any, str, int]] = [
     (point_in_time, "_MATCH_ROWS_MIN", 30),
     (point_in_time, "_HASHED_KEYS_MAX", 2),
     (point_in_time, "_ROWS_A_LABEL", 1e9),
+    (indexed, "_TASK_LABELS", 5),
     (last, "ROWS_MAX", 20),
     (batches, "_ROWS_MIN", 9),
     (batches, "_FIXED_BYTES", 1 << 30),

@@ -102,7 +102,7 @@ def test_the_command_line_runs_each_side_in_its_own_process(tmp_path: Path) -> N
 
 def test_a_side_that_fails_is_told_of(options: Options) -> None:
     with pytest.raises(BenchmarkFailed, match="StopIteration"):
-        harness.in_process("online_get", ["--side", "one/nobody"], options, feast=False)
+        harness.in_process("online_get", ["--side", "one/nobody"], options, None)
 
 
 # ── the harness ──────────────────────────────────────────────────────────────────────────────
@@ -177,6 +177,7 @@ def test_peers_that_are_not_installed_are_noticed(
     assert "deltalake" in (peers.deltalake(options) or "")
     assert "--feast-venv" in (peers.feast(options) or "")
     assert "--ray-venv" in (peers.ray(options) or "")
+    assert "--chdb-venv" in (peers.chdb(options) or "")
 
 
 def test_a_step_is_done_once_and_again_when_a_format_changes(

@@ -38,6 +38,7 @@ from tests.engine.test_point_in_time import (
     histories,
     labels_at,
     micros,
+    put,
     questions,
     times,
 )
@@ -171,6 +172,47 @@ def test_cells_give_what_loose_files_do(
     with tempfile.TemporaryDirectory() as folder:
         expected, found = asking(folder, rows, bits, both, with_status=with_status)
     assert found.equals(expected)
+
+
+def test_a_window_is_left_out_only_if_none_of_its_cells_can_answer(tmp_path: Path) -> None:
+    """One label at a time, so that no other keeps a window from being left out.
+
+    ::
+
+        window        0                            1
+        cell of one   ● 10   ● 20                            ● 60
+        of other                    ● 30   ● 40              ● 60
+        loose             15 ●          35 ●
+    """
+    taken = snapshot(tmp_path / "probe", GROUP, [[put(key, 0, 1, temp=0) for key in "abcdefgh"]])
+    rows = taken.read(taken.files[0], ["origin", parquet.KEY_HASH]).to_pylist()
+    one, other = (
+        next(row["origin"] for row in rows if (row[parquet.KEY_HASH] < 0) == negative)
+        for negative in (True, False)
+    )
+    moments = {one: [15, 10, 20, 60], other: [35, 30, 40, 60]}
+    loose, cells = (
+        [put(key, at, at, temp=at) for key in moments for at in moments[key][part]]
+        for part in (slice(0, 1), slice(1, None))
+    )
+    taken = snapshot(tmp_path, GROUP, [loose, cells])
+    taken = compacted(tmp_path, taken, [50], 1)
+    assert [(e.window, e.min_event_us) for e in taken.files[1:]] == [
+        (0, 10), (0, 30), (1, 60), (1, 60)
+    ]  # fmt: skip
+    late = timedelta(microseconds=5)
+    lookups = [
+        FeatureLookup("weather", ["temp"]),
+        FeatureLookup("weather", ["temp"], prefix="late_", delay=late),
+        FeatureLookup("weather", ["temp"], prefix="never_", delay="1h"),
+    ]
+    for key, label_us in itertools.product(moments, range(8, 68)):
+        known = [at for at in moments[key] if at <= label_us]
+        early = [at for at in known if at + 5 <= label_us]
+        [row] = join(labels_at((key, label_us)), lookups, {"weather": taken}).to_pylist()
+        assert row["temp"] == max(known, default=None)
+        assert row["late_temp"] == max(early, default=None)
+        assert row["never_temp"] is None
 
 
 # ── last_n ───────────────────────────────────────────────────────────────────────────────────

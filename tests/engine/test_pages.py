@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurestore.kernels.parquet import footer_shape
 from featurestore.storage.pages import Pages
 
 ROWS = 50
@@ -217,3 +218,78 @@ def test_no_damage_leads_outside_the_file(
                     starts, codes, values = found
                     assert codes.max() < len(values)
                     assert starts.max() < pages.group_rows[group]
+
+
+# ── footers that pyarrow does not write ──────────────────────────────────────────────────────
+
+I32, I64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12
+
+
+def number(value: int) -> bytes:
+    """Return a number as Thrift's compact protocol writes one without a sign."""
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + number(value >> 7)
+
+
+def struct(fields: dict[int, tuple[int, bytes]]) -> bytes:
+    """Return a struct of fields by number, each of a kind."""
+    heads = zip(fields, [0, *fields], strict=False)
+    return b"".join(
+        bytes([(this - before) << 4 | fields[this][0]]) + fields[this][1] for this, before in heads
+    ) + b"\0"  # fmt: skip
+
+
+def several(kind: int, values: list[bytes]) -> tuple[int, bytes]:
+    return LIST, bytes([15 << 4 | kind]) + number(len(values)) + b"".join(values)
+
+
+def footer(bounds: dict[int, int], groups: int = 1) -> bytes:
+    """Return the footer of a column ``k`` of two rows a group, with these fields of statistics."""
+    words = {at: (BINARY, b"\x08" + value.to_bytes(8, "little")) for at, value in bounds.items()}
+    column = struct({
+        1: (I32, number(2 * 2)),
+        3: several(BINARY, [b"\x01k"]),
+        4: (I32, number(0)),
+        5: (I64, number(2 * 2)),
+        12: (STRUCT, struct(words)),
+    })  # fmt: skip
+    group = {1: several(STRUCT, [struct({3: (STRUCT, column)})]), 3: (I64, number(2 * 2))}
+    schema = [struct({5: (I32, number(2 * 1))}), struct({3: (I32, number(0))})]
+    rows = (I64, number(2 * 2 * groups))
+    return struct(
+        {2: several(STRUCT, schema), 3: rows, 4: several(STRUCT, [struct(group)] * groups)}
+    )
+
+
+def of_footer(path: Path, written: bytes) -> Pages:
+    path.write_bytes(b"PAR1" + written + len(written).to_bytes(4, "little") + b"PAR1")
+    return Pages(path)
+
+
+def test_one_bound_is_none(tmp_path: Path) -> None:
+    """The least alone would leave a row group out as if its greatest were 0."""
+    both = of_footer(tmp_path / "x", footer({5: 9, 6: 5})).bounds("k")
+    assert both is not None
+    assert [bound.tolist() for bound in both] == [[5], [9]]
+    for one in (5, 6):
+        assert of_footer(tmp_path / "x", footer({one: 7})).bounds("k") is None
+
+
+@pytest.mark.parametrize("groups", [1, 14, 15, 300])
+def test_a_footer_of_many_row_groups(tmp_path: Path, groups: int) -> None:
+    """A list of fifteen is the first whose length has a byte of its own."""
+    pages = of_footer(tmp_path / "x", footer({5: 9, 6: 5}, groups))
+    assert (pages.rows, pages.group_rows.tolist()) == (2 * groups, [2] * groups)
+    assert "k" in pages
+
+
+def test_tables_larger_than_their_footer_are_refused_before_room_is_made_for_them() -> None:
+    """A few KiB that tell of a million chunks, of which each would take 80 bytes."""
+
+    def thousand(values: bytes) -> tuple[int, bytes]:
+        return LIST, bytes([15 << 4 | STRUCT]) + number(1_000) + values
+
+    group = struct({1: thousand(bytes(2_000))})
+    telling = struct({3: (I64, number(0)), 4: thousand(group)})
+    with pytest.raises(ValueError, match="shorter than its tables"):
+        footer_shape(np.frombuffer(telling, np.uint8))
+    assert footer_shape(np.frombuffer(footer({}, 20), np.uint8)) == (40, 20, 1)

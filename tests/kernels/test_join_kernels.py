@@ -132,6 +132,20 @@ def test_a_tie_cut_in_two_of_which_one_half_is_put_down_only() -> None:
     assert laid.best["row"].tolist() == [asof.NO_ROW, 4, 4, 4]
 
 
+@both_ways(asof.asof_runs)
+@pytest.mark.parametrize("more", [0, 3], ids=["put down", "merged"])
+def test_the_edges_of_a_run(kernels: Any, more: int) -> None:
+    """A row at 10 among labels from 8 to 17, and rows after them all so that runs are long."""
+    label_us, event_us = np.arange(8, 18), int64([10, *[99] * more, *range(100, 100 + 2 * more)])
+    for delay_us, known_us in ((0, 10), (3, 13), (7, 17), (8, 18)):
+        laid = asof.asof_prepare(np.zeros(10, np.int64), label_us, 1)
+        kernels[0](
+            *laid[1:], int64([0]), int64([0]), unaligned(event_us), NONE, 1, delay_us, 0,
+        )  # fmt: skip
+        asof.asof_finish(laid.starts, laid.best)
+        assert label_us[laid.best["row"] == 0].tolist() == list(range(known_us, 18))
+
+
 def test_bad_runs_are_refused() -> None:
     laid = asof.asof_prepare(int64([0]), int64([5]), 1)
     one, two = int64([0]), int64([0, 1])
@@ -161,6 +175,22 @@ def test_pending(kernels: Any, labels: Any, delay_us: int, bounds: tuple[int, in
     )
     got = kernels[0](int64(label for label, _ in labels), best, delay_us, oldest, newest)
     assert got == expected
+
+
+@both_ways(asof.asof_pending)
+def test_the_edges_of_pending(kernels: Any) -> None:
+    """A label at 10 that has a row of 7: which stretches may still hold a better one."""
+    label_us, best = int64([10]), np.array([(7, 1, 1)], asof.BEST_DTYPE)
+
+    def pending(oldest_us: int, newest_us: int, delay_us: int = 0) -> bool:
+        return bool(kernels[0](label_us, best, delay_us, oldest_us, newest_us))
+
+    assert pending(10, 12)
+    assert not pending(11, 12)
+    assert pending(9, 12, 1)
+    assert not pending(10, 12, 1)
+    assert pending(5, 7)  # of the same time, and perhaps of a greater seq
+    assert not pending(5, 6)
 
 
 # ── look-ups ─────────────────────────────────────────────────────────────────────────────────
@@ -207,6 +237,45 @@ def test_look_ups_among_many_rows_and_by_age() -> None:
         rows = np.searchsorted(times, label_us - 2, side="right") - 1
         young = (rows >= 0) & (label_us - times[np.maximum(rows, 0)] <= 1000)
         assert found.tolist() == np.where(young, rows, -1).tolist()
+
+
+@both_ways(asof.asof_lookup)
+def test_the_edges_of_a_look_up(kernels: Any) -> None:
+    """One row at 10, and labels from 8 to 17: which of them it answers."""
+    label_us = np.arange(8, 18)
+
+    def answered(expires_us: int, delay_us: int, max_age_us: int) -> list[int]:
+        found = np.zeros(label_us.size, np.int32)
+        kernels[0](
+            np.zeros(label_us.size, np.int64), label_us, int64([0, 1]), int64([10]),
+            int64([expires_us]), np.zeros(1, np.bool_), delay_us, max_age_us, found,
+        )  # fmt: skip
+        return label_us[found == 0].tolist()
+
+    assert answered(15, 0, -1) == [10, 11, 12, 13, 14]
+    assert answered(99, 3, -1) == [13, 14, 15, 16, 17]
+    assert answered(99, 0, 4) == [10, 11, 12, 13, 14]
+    assert answered(15, 2, 4) == [12, 13, 14]
+    assert answered(99, 5, 4) == []
+
+
+@both_ways(last.last_rows)
+def test_the_edges_of_the_last_rows(kernels: Any) -> None:
+    """Rows at 10 and 12, the second written at 14: how many each label has."""
+    label_us = np.arange(8, 18)
+
+    def lengths_of(expires_us: int, delay_us: int, max_age_us: int) -> list[int]:
+        found, lengths = np.zeros(2 * label_us.size, np.int64), np.zeros(label_us.size, np.int64)
+        kernels[0](
+            int64([0, label_us.size]), label_us, int64([0, 2]), int64([10, 12]), int64([0, 14]),
+            int64([expires_us] * 2), np.zeros(2, np.bool_), delay_us, max_age_us, found, lengths,
+        )  # fmt: skip
+        return lengths.tolist()
+
+    assert lengths_of(99, 0, -1) == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert lengths_of(16, 0, -1) == [0, 0, 1, 1, 1, 1, 2, 2, 0, 0]
+    assert lengths_of(99, 3, -1) == [0, 0, 0, 0, 0, 1, 1, 2, 2, 2]
+    assert lengths_of(99, 0, 5) == [0, 0, 1, 1, 1, 1, 2, 2, 1, 1]
 
 
 def test_bad_look_ups_are_refused() -> None:
