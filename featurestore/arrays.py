@@ -159,6 +159,10 @@ def _unwrapping(arrow_type: pa.DataType) -> Callable[[pa.Array], pa.Array] | Non
     import pyarrow.compute as pc
 
     def decode(array: Any) -> Any:
+        wide = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+        kind = wide.get(array.type.value_type)
+        if kind is not None:  # so are Polars' categoricals, and Arrow cannot take from views
+            array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(kind))
         return array.dictionary_decode()
 
     def decode_runs(array: Any) -> Any:

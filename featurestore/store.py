@@ -634,8 +634,8 @@ class FeatureStore:
         write_time : str, optional
             A column that says when each row was learned: an import keeps its dates.
         atomic : bool
-            One transaction whatever the size; otherwise inputs of more than 4,096 rows are
-            committed in slices of whole keys.
+            One transaction whatever the size; otherwise inputs of more than 16,384 rows or
+            8 MiB are committed in slices of whole keys.
         max_lock : str or timedelta, default "50ms"
             How long a slice may hold the write lock.  It is then left alone as long, so that
             other writers, of other processes too, get their turn.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -52,6 +53,21 @@ def test_dictionaries_that_do_not_fit_into_one() -> None:
     texts = [[f"{letter}{n}" for n in range(100)] for letter in "ab"]
     chunks = pa.chunked_array([pa.array(chunk).dictionary_encode().cast(kind) for chunk in texts])
     assert plain_array(chunks).to_pylist() == [*texts[0], *texts[1]]
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical(), pl.Enum(["b", "a"])], ids=str)
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_category_of_polars_is_text(kind: pl.DataType, skipped: int) -> None:
+    frame = pl.DataFrame({"x": ["b"] * skipped + TEXTS}, schema={"x": kind})[skipped:]
+    stream = pa.RecordBatchReader.from_stream(frame).read_all()
+    assert stream["x"].type.value_type == pa.string_view()  # from which Arrow cannot take
+    assert plain_array(stream["x"]).to_pylist() == TEXTS
+
+
+def test_a_dictionary_of_views_keeps_its_bytes() -> None:
+    words = pa.array([b"a", b"\0" * 20], pa.binary_view())
+    column = pa.DictionaryArray.from_arrays(pa.array([1, None, 0]), words)
+    assert plain_array(column).to_pylist() == [b"\0" * 20, None, b"a"]
 
 
 def test_what_is_plain_is_not_copied() -> None:

@@ -770,20 +770,31 @@ def tried(use):
 child = os.fork()
 if not child:
     uses = [lambda: store.get_record("g", "a"), lambda: store.put_record("g", record),
-            lambda: store.sql("SELECT * FROM g"), store.flush]
+            lambda: store.sql("SELECT * FROM g"), store.flush, lambda: fs.open(sys.argv[1])]
     ok = all([tried(use) for use in uses])
     store.close()
+    ok = ok and tried(lambda: fs.open(sys.argv[1]))
     os._exit(0 if ok else 1)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 store.put_record("g", {"k": "b", "t": "2013-01-01T00:00:00Z"})
 assert store.verify() == []
 assert len(list(store.scan("g"))) == 2
 store.close()
-sys.exit(code)
+assert code == 0
+
+# What it is told to do: close, fork, open.
+child = os.fork()
+with fs.open(sys.argv[1]) as store:
+    store.put_record("g", {**record, "k": "of the child" if not child else "of the parent"})
+if not child:
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+with fs.open(sys.argv[1]) as store:
+    assert len(list(store.scan("g"))) == 4 and store.verify() == []
 """
 
 
-def test_a_forked_child_is_told_to_open_its_own(tmp_path: Path) -> None:
+def test_a_forked_child_is_told_what_to_do(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path / "store")],
         capture_output=True,

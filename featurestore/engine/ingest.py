@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore.engine import sources
+from featurestore.engine import content, sources
 from featurestore.engine.chunks import Cutter, Limits
 from featurestore.engine.rows import Options, batch_of, hold_to_clock, table_of_dicts, validate
 from featurestore.engine.staging import Counts, Load, go_on, in_slices, through_journal
-from featurestore.errors import InvalidRecord
-from featurestore.storage import requests
+from featurestore.errors import InvalidRecord, RequestMismatch
+from featurestore.storage import manifest, requests
+from featurestore.storage.parquet import as_int64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from featurestore.engine.database import Database
     from featurestore.engine.rows import Rows
     from featurestore.engine.writer import Commit
+    from featurestore.storage.environment import Transaction
 
 __all__ = ["Counts", "Options", "ingest"]
 
@@ -110,17 +112,12 @@ class _Run:
         return table_of_dicts(self.plan, chunk, self.options, self.total.rows)
 
     def _rows(self, rows: Rows, first_row: int) -> Counts:
-        options, group_id = self.options, self.plan.group.id
+        options = self.options
         if rows.count == 0:
             self._keep_length_of_nothing(first_row, rows.given)
             return Counts(rejected=rows.given)
-        digest = rows.digest(options.stores)
-        name = digest.hex()
-        if options.id is not None:
-            name = f"{options.id}, chunk {self.chunks}" if self.chunks else options.id
-        request = requests.Request(f"ingest/{group_id}", name, digest)
-        with self.database.read() as txn:
-            progress = requests.find(self.database.env, txn, request, options.now_us)
+        request = self._request(rows.digest(options.stores))
+        progress = self._known(request, rows)
         if progress is not None and progress["done"]:
             return Counts(replayed=progress["kept"], rejected=rows.given - progress["kept"])
         load = Load(
@@ -135,6 +132,63 @@ class _Run:
         )
         counts = self._commit(rows, load, progress, first_row)
         return replace(counts, rejected=rows.given - counts.rows)
+
+    # ── sent before? ─────────────────────────────────────────────────────────────────────────
+
+    def _request(self, digest: bytes) -> requests.Request:
+        name = digest.hex()
+        if self.options.id is not None:
+            name = f"{self.options.id}, chunk {self.chunks}" if self.chunks else self.options.id
+        return requests.Request(f"ingest/{self.plan.group.id}", name, digest)
+
+    def _known(self, request: requests.Request, rows: Rows) -> Any:
+        """Return how far a chunk is in that was sent before, if it was."""
+        database = self.database
+        try:
+            with database.read() as txn:
+                progress = requests.find(database.env, txn, request, self.options.now_us)
+                earlier = progress is None and self._has_file_like(txn, rows)
+        except RequestMismatch:
+            earlier, progress = True, None
+            if rows.nbytes < content.SUMS_FROM_BYTES:
+                raise
+        return self._by_earlier_version(request, rows) if earlier else progress
+
+    def _has_file_like(self, txn: Transaction, rows: Rows) -> bool:
+        """Return whether a large ingest without an id was cut off, or looks like this one."""
+        if self.options.id is not None or rows.nbytes < content.SUMS_FROM_BYTES:
+            return False
+        times_us = as_int64(rows.columns[self.plan.group.event_time])
+        extent = rows.count, times_us.min(), times_us.max()
+        return any(
+            entry.request or (entry.rows, entry.min_event_us, entry.max_event_us) == extent
+            for entry in self.database.files_at(txn, self.plan.group.id)
+        )
+
+    def _by_earlier_version(self, request: requests.Request, rows: Rows) -> Any:
+        """Find an ingest under the digest that versions before NH sums took, and rename it.
+
+        So what such a version began is gone on with, and what it finished is known: for 24 hours,
+        like any request, but without an id only until its file has been compacted.
+        """
+        earlier = self._request(rows.digest(self.options.stores, sums=False))
+
+        def rename(commit: Commit) -> Any:
+            env, txn = commit.env, commit.txn
+            progress = requests.find(env, txn, earlier, self.options.now_us)
+            if progress is None:
+                return None
+            if progress.get("file_id") is not None and not progress["done"]:
+                group_id = self.plan.group.id
+                entry = manifest.live_file(env, txn, group_id, progress["file_id"])
+                if entry is not None:
+                    manifest.list_file(env, txn, replace(entry, request=request.key.hex()))
+            requests.save(env, txn, request, commit.write_time_us, progress)
+            return progress
+
+        return self.database.writer.call(rename, self.options.now_us)
+
+    # ── going in ─────────────────────────────────────────────────────────────────────────────
 
     def _commit(self, rows: Rows, load: Load, progress: Any, first_row: int) -> Counts:
         database, group = self.database, self.plan.group

@@ -96,11 +96,15 @@ class Rows:
         write_us = None if self.write_us is None else self.write_us[kept]
         return Rows(self.plan, columns, write_us, self.given)
 
-    def digest(self, stores: int) -> bytes:
-        """Return a digest of the content, the same for the same rows in the same order."""
+    def digest(self, stores: int, *, sums: bool = True) -> bytes:
+        """Return a digest of the content, the same for the same rows in the same order.
+
+        Without ``sums`` it is what versions before them took.
+        """
         about = f"{self.plan.group.id}:{self.count}:{stores}".encode()
         write_us = b"" if self.write_us is None else self.write_us.tobytes()
-        return digest_columns(self.columns, about, write_us, secret=self.plan.key_hash.seed)
+        secret = self.plan.key_hash.seed if sums else None
+        return digest_columns(self.columns, about, write_us, secret=secret)
 
 
 @dataclass(frozen=True)

@@ -476,8 +476,9 @@ class Reading:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FORKED = (
-    "This store was opened before the process forked. Open it again in the child process, or "
-    "start workers with the 'spawn' method."
+    "This store was opened before the process forked, and cannot be opened again in the child. "
+    "Start workers with the 'spawn' method, or close the store before the fork and open it in "
+    "each process afterwards."
 )
 
 

@@ -6,6 +6,7 @@ how it gets there.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -32,7 +33,7 @@ import featurestore as fs
 from featurestore.engine import chunks, content, ingest, sources, staging
 from featurestore.engine.content import digest_columns
 from featurestore.engine.progress import Line
-from featurestore.storage import parquet, seam
+from featurestore.storage import manifest, parquet, seam
 from tests.encoding.strategies import ALL_TYPES, EXTREMES, column, dtypes, physical
 
 if TYPE_CHECKING:
@@ -369,6 +370,47 @@ def test_after_a_kill_the_same_id_goes_on(
             assert store.sql("SELECT count(*) n FROM history.g").to_pylist() == [{"n": 6000}]
         store.compact()
         assert store.verify() == []
+
+
+@pytest.mark.parametrize("load", ["load", None])
+@pytest.mark.parametrize("last_slice", [1, 99])
+def test_what_a_version_before_the_sums_began_or_finished_is_known(
+    store: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch, load: str | None, last_slice: int
+) -> None:
+    """It had another digest of the same content; see ``content``."""
+    monkeypatch.setattr(staging, "SLICE_KEYS_MAX", 300)
+
+    def ingest_it(seed: int = 0, **options: Any) -> fs.IngestResult:
+        return store.ingest("g", table_of(9000, 1000, seed), id=load, max_lock="1h", **options)
+
+    slices = []
+
+    def fall(_rows: int) -> None:
+        slices.append(1)
+        if len(slices) == last_slice:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(content, "SUMS_FROM_BYTES", 1 << 60)
+    with contextlib.suppress(KeyboardInterrupt):
+        ingest_it(progress=fall)
+    rows_in = 2700 if last_slice == 1 else 9000
+    monkeypatch.setattr(content, "SUMS_FROM_BYTES", 1024)
+    if load is not None:
+        with pytest.raises(fs.RequestMismatch):
+            ingest_it(seed=1)
+    result = ingest_it()
+    assert (result.replayed, result.accepted) == (rows_in, 9000 - rows_in)
+    assert not any(entry.request for entry in files_of(store))
+    store.compact()
+    assert ingest_it() == fs.IngestResult(replayed=9000)
+    assert store.verify() == []
+    holds(store, table_of(9000, 1000))
+
+
+def files_of(store: fs.FeatureStore) -> list[manifest.FileEntry]:
+    """Return the files of all groups."""
+    with store._database.read() as txn:
+        return manifest.all_live_files(store._database.env, txn)
 
 
 @pytest.mark.parametrize("rows", [10, 6000])
