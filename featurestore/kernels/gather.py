@@ -90,7 +90,7 @@ def _page_taker(load: Any, width_type: Any, width: int) -> Any:
         taken: Any,
     ) -> None:
         columns, places = taken.shape
-        if rows.size != positions.size or pages.size != columns or count > memory.size:
+        if rows.size != positions.size or pages.size != columns:
             raise ValueError("rows, positions and pages differ in number")
         for i in range(rows.size):
             if not (0 <= rows[i] < count and 0 <= positions[i] < places):
@@ -98,7 +98,8 @@ def _page_taker(load: Any, width_type: Any, width: int) -> Any:
         for column in range(columns):
             if pages[column] < 0:
                 continue
-            if pages[column] > memory.size - width * count:
+            # A file of runs may have more rows than bytes, but not a page of it.
+            if count > memory.size or pages[column] > memory.size - width * count:
                 raise ValueError("a page is out of range")
             address = memory.ctypes.data + pages[column]
             for i in range(rows.size):

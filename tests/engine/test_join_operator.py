@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -489,3 +490,25 @@ def test_a_put_of_every_kind_is_explained(weather: fs.FeatureStore) -> None:
     answer = weather.point_in_time(labels, "weather:temp", explain=True).to_pylist()
     assert [row["weather__source"].split("/")[0] for row in answer] == ["data", "journal"]
     assert answer[0]["weather__write_seq"] < answer[1]["weather__write_seq"]
+
+
+def test_a_file_may_have_more_rows_than_bytes(tmp_path: Path) -> None:
+    """Runs and even steps take next to nothing, and then no page lies in the file as an array."""
+    rows = 1 << 18
+    with fs.open(tmp_path / "store", upkeep=False) as store:
+        store.create_feature_group(
+            "g",
+            record_identifier="k",
+            event_time="at",
+            features={"k": "int64", "at": "timestamp", "x": "float64", "n": "int32"},
+        )
+        first_us = 1_700_000_000_000_000
+        at = pa.array(np.arange(rows) * 1000 + first_us, pa.timestamp("us", tz="UTC"))
+        same = {"k": np.zeros(rows, np.int64), "x": np.ones(rows), "n": np.full(rows, 7, np.int32)}
+        store.ingest("g", pa.table({"k": same["k"], "at": at, "x": same["x"], "n": same["n"]}))
+        store.compact()
+        assert sum(p.stat().st_size for p in (tmp_path / "store").rglob("*.parquet")) < rows
+        labels = pa.table({"k": [0, 0, 1], "event_time": [at[5], at[rows - 1], at[5]]})
+        found = store.point_in_time(labels, "g:*").to_pydict()
+    assert found["x"] == [1.0, 1.0, None]
+    assert found["n"] == [7, 7, None]
