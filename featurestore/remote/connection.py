@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _TRIES = 3
 _JSON = "application/json"
 _WAIT_SECONDS_MAX = 10
-_ACCEPTED = 202
+_ACCEPTED, _NO_CONTENT = 202, 204
 
 
 class Connection:
@@ -175,6 +175,7 @@ class Connection:
                 answer = self._http.request(
                     method, url, body=body, headers=sent, preload_content=not stream
                 )
+                _require_end(answer)
                 break
             except urllib3.exceptions.HTTPError as error:
                 if left == 0:
@@ -234,6 +235,22 @@ _READING = frozenset({"/v1/batch-get", "/v1/get-features", "/v1/sql", "/v1/point
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _require_end(answer: Any) -> None:
+    """Refuse an answer that does not say where it ends: one cut in its head looks empty.
+
+    Python's HTTP takes a head that ends too soon for a whole one, and a body without a length for
+    one that ends with the connection.
+    """
+    import urllib3
+
+    headers = answer.headers
+    if answer.status == _NO_CONTENT or "chunked" in headers.get("transfer-encoding", ""):
+        return
+    if not headers.get("content-length", "").isdigit():
+        answer.close()
+        raise urllib3.exceptions.ProtocolError("The head of the answer is cut short")
 
 
 def _problem_of(answer: Any) -> dict[str, Any]:
