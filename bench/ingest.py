@@ -36,6 +36,12 @@ So what pyarrow need not do at all, since it is given sorted rows, is more than 
 Without the file's own digest some 370 would be left, three times pyarrow.  Of a new key the rest is
 BLAKE2b (170), LMDB's tree, and a sync for each slice that ``max_lock`` allows.
 
+An append is the same without the online store: 690 ns a row at a million rows, beside other work.
+DuckDB does without the checksums of pages and file, the digest of the content and the hashes of
+the keys, 150 of them in all, so that 1.4 x DuckDB would be the end if we did, too: 1.5 x asks for a
+faster gather or encoder besides.  (A file is hashed at the speed of SHA-256 itself: whatever is
+read at a time, and into a buffer or not, the 80 MB of a million rows take 73 to 78 ms.)
+
 A small append is one transaction, one sync, and durable; to be in a file of its own it takes three
 more transactions (intent, listing, removal from the journal) and two syncs of file and folder.
 

@@ -524,15 +524,20 @@ def _arrow_schema_of(table: Any) -> pa.Schema:
 
     if isinstance(table, pa.Schema):
         return table
-    if type(table).__module__.partition(".")[0] == "pandas" and hasattr(table, "columns"):
-        return pa.Schema.from_pandas(table, preserve_index=False)
-    schema = getattr(table, "schema", None)
-    if isinstance(schema, pa.Schema):  # asked before the stream, which may be taken but once
-        return schema
-    if hasattr(table, "__arrow_c_schema__"):
-        return pa.schema(table)
-    if hasattr(table, "__arrow_c_stream__"):
-        return pa.RecordBatchReader.from_stream(table).schema
+    try:
+        if type(table).__module__.partition(".")[0] == "pandas" and hasattr(table, "columns"):
+            return pa.Schema.from_pandas(table, preserve_index=False)
+        schema = getattr(table, "schema", None)
+        if isinstance(schema, pa.Schema):  # asked before the stream, which may be taken but once
+            return schema
+        if hasattr(table, "__arrow_c_schema__"):
+            return pa.schema(table)
+        if hasattr(table, "__arrow_c_stream__"):
+            return pa.RecordBatchReader.from_stream(table).schema
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InvalidSchema(
+            f"Arrow has no type for this {type(table).__name__}: {error}"
+        ) from error
     raise InvalidSchema(
         f"a {type(table).__name__} does not say its columns; give a pyarrow Table or Schema, "
         'a pandas or Polars DataFrame, or features={"name": "type", …}'

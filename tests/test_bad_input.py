@@ -492,6 +492,14 @@ WHOLE: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "a file of no known kind": (__file__, fs.InvalidInput, [".py", "parquet"]),
     "no table": (5, fs.InvalidInput, ["int", "table"]),
     "one record": (good(), fs.InvalidInput, ["put_record"]),
+    "a pandas column of texts and numbers": (
+        pd.DataFrame({**a_table(2).to_pydict(), "temp": ["1", 2.0]}), fs.InvalidRecord, ["temp"]),
+    "two pandas columns of one name": (
+        pd.concat([a_table(2).to_pandas()] * 2, axis=1), fs.InvalidRecord, ["temp", "Duplicate"]),
+    "a pandas series": (pd.Series([1.0]), fs.InvalidInput, ["Series", "no table"]),
+    "a Polars series": (pl.Series([1.0]), fs.InvalidInput, ["Series", "no table"]),
+    "a Polars type that Arrow has not": (
+        pl.DataFrame({"temp": pl.Series([1], dtype=pl.Int128)}), fs.InvalidInput, ["_pli128"]),
 }  # fmt: skip
 
 

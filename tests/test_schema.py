@@ -292,6 +292,8 @@ def test_features_may_be_an_arrow_schema() -> None:
         ({"origin": ["a"]}, "a dict does not say its columns"),
         ("weather.parquet", "a str does not say its columns"),
         (np.zeros(3), "a ndarray does not say its columns"),
+        (pd.DataFrame({"origin": ["a", 3]}), "no type for this DataFrame: Expected bytes"),
+        (pd.Series([1]), "no type for this Series"),
     ],
     ids=str,
 )

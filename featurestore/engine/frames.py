@@ -148,7 +148,8 @@ def to_arrow(frame: Any) -> pa.Table:
         try:
             return pa.Table.from_pandas(frame, preserve_index=False)
         except (pa.ArrowException, TypeError, ValueError) as error:
-            raise InvalidRecord(f"A column cannot be read as Arrow: {error}") from error
+            told = "; ".join(map(str, error.args))
+            raise InvalidRecord(f"A column cannot be read as Arrow: {told}") from error
     return frame.to_arrow() if _is_polars(frame) else frame
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from featurestore.engine.frames import to_arrow
 from featurestore.errors import InvalidInput, InvalidRecord
 
 if TYPE_CHECKING:
@@ -94,26 +95,35 @@ def tables_of(data: Any, group: FeatureGroup) -> Iterator[pa.Table]:
     Raises
     ------
     InvalidInput
-        Nothing of the above.
+        Nothing of the above, or Arrow has no type for a column.
     """
     if isinstance(data, pa.Table):
         yield data
     elif isinstance(data, pa.RecordBatch):
         yield pa.table(data)
-    elif is_pandas(data):
-        yield pa.Table.from_pandas(data, preserve_index=False)
+    elif is_pandas(data) and hasattr(data, "columns"):
+        yield to_arrow(data)
     elif isinstance(data, (str, os.PathLike)) or _are_paths(data):
         yield from file_tables(data, group)
     elif isinstance(data, pa.RecordBatchReader):
         yield from grouped(data)
     elif hasattr(data, "__arrow_c_stream__"):
-        reader = pa.RecordBatchReader.from_stream(data)
+        reader = _stream_of(data)
         yield from [reader.read_all()] if is_in_memory(data) else grouped(reader)
     else:
         raise InvalidInput(
             f"ingest takes a table, a frame, paths, a reader or an iterator of dicts; got "
             f"{type(data).__name__}. For a single record use put_record."
         )
+
+
+def _stream_of(data: Any) -> pa.RecordBatchReader:
+    try:
+        return pa.RecordBatchReader.from_stream(data)
+    except pa.ArrowException as error:
+        raise InvalidInput(
+            f"This {type(data).__name__} is no table that Arrow can read: {error}"
+        ) from error
 
 
 def pieces_of(items: Iterable[Any], group: FeatureGroup) -> Iterator[Mapping[str, Any] | pa.Table]:
