@@ -175,7 +175,7 @@ def test_cells_give_what_loose_files_do(
 
 
 def test_a_window_is_left_out_only_if_none_of_its_cells_can_answer(tmp_path: Path) -> None:
-    """One label at a time, so that no other keeps a window from being left out.
+    """One label at a time, beside one that the newest window answers and that keeps cells read.
 
     ::
 
@@ -209,10 +209,12 @@ def test_a_window_is_left_out_only_if_none_of_its_cells_can_answer(tmp_path: Pat
     for key, label_us in itertools.product(moments, range(8, 68)):
         known = [at for at in moments[key] if at <= label_us]
         early = [at for at in known if at + 5 <= label_us]
-        [row] = join(labels_at((key, label_us)), lookups, {"weather": taken}).to_pylist()
+        labels = labels_at((key, label_us), (other if key == one else one, 66))
+        row, settled = join(labels, lookups, {"weather": taken}).to_pylist()
         assert row["temp"] == max(known, default=None)
         assert row["late_temp"] == max(early, default=None)
         assert row["never_temp"] is None
+        assert (settled["temp"], settled["late_temp"]) == (60, 60)
 
 
 # ── last_n ───────────────────────────────────────────────────────────────────────────────────
@@ -468,10 +470,41 @@ def test_batches_of_other_columns_are_refused(weather: fs.FeatureStore) -> None:
 def test_the_memory_limit_decides_how_many_are_answered_together() -> None:
     narrow, wide = pa.schema([("a", pa.int64())]), pa.schema([("a", pa.string())] * 100)
     limits = (1 << 29, 1 << 30, 1 << 33)
-    rows = [batches.rows_within(limit, narrow, 1) for limit in limits]
+    rows = [batches.rows_within(limit, narrow, [None]) for limit in limits]
     assert rows == sorted(set(rows))
-    assert batches.rows_within(1 << 30, wide, 1) < rows[1] / 10
-    assert batches.rows_within(1 << 30, narrow, 9) < rows[1] / 3
+    assert batches.rows_within(1 << 30, wide, [None]) < rows[1] / 10
+    assert batches.rows_within(1 << 30, narrow, [None] * 9) < rows[1] / 3
+
+
+def test_lists_count_as_many_values_as_they_may_have() -> None:
+    """Else a stream of lists of 50 takes three times its limit, and of more, more."""
+    schema = pa.schema([("x", pa.list_(pa.float64())), ("own", pa.list_(pa.float64()))])
+    for last_n in (10, 100, 1_000, 100_000):
+        rows = batches.rows_within(1 << 30, schema, [last_n], {"x": last_n})
+        assert 1 <= rows * last_n * 8 <= 1 << 30
+        assert batches.rows_within(1 << 34, schema, [last_n], {"x": last_n}) > 10 * rows
+    single = batches.rows_within(1 << 30, schema, [None])
+    assert batches.rows_within(1 << 30, schema, [1], {"x": 1}) > single / 2
+
+
+def test_a_stream_of_lists_is_cut_by_their_length(
+    weather: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same answer, in batches of no more labels than their lists leave room for."""
+    monkeypatch.setattr(batches, "_ROWS_MIN", 1)
+    monkeypatch.setattr(batches, "_FIXED_BYTES", batches.MEMORY_LIMIT_MIN - 100_000)
+    labels = labels_at(*[("JFK", 10 * n) for n in range(400)])
+    sizes = {}
+    for last_n in (1, 3, 300):
+        asked: dict[str, Any] = {"last_n": last_n, "with_status": True}
+        whole = weather.point_in_time(labels, "weather:*", **asked)
+        streamed = weather.point_in_time(
+            labels, "weather:*", **asked, stream=True, memory_limit=batches.MEMORY_LIMIT_MIN
+        )
+        found = list(streamed)
+        assert pa.Table.from_batches(found).equals(whole.combine_chunks().cast(streamed.schema))
+        sizes[last_n] = max(batch.num_rows for batch in found)
+    assert sizes[1] > sizes[3] > sizes[300]
 
 
 def test_times_without_a_zone_are_read_alike(weather: fs.FeatureStore) -> None:
