@@ -217,6 +217,59 @@ def test_a_window_is_left_out_only_if_none_of_its_cells_can_answer(tmp_path: Pat
         assert (settled["temp"], settled["late_temp"]) == (60, 60)
 
 
+@pytest.mark.parametrize(("in_cell", "loose"), [(3, 5), (5, 3)])
+def test_a_tie_of_a_cell_and_a_loose_file_is_decided_by_their_own_seqs(
+    tmp_path: Path, in_cell: int, loose: int
+) -> None:
+    """Other rows of the cell and of the file are newer, or older, than either."""
+    files = [
+        [put("JFK", 10, loose, temp=loose), put("JFK", 30, 8, temp=8), put("EWR", 10, 1, temp=1)],
+        [put("JFK", 10, in_cell, temp=in_cell), put("JFK", 20, 9, temp=9), put("LGA", 9, 2)],
+    ]
+    taken = snapshot(tmp_path, GROUP, files)
+    taken = compacted(tmp_path, taken, [], 1)
+    assert [entry.kind for entry in taken.files][:2] == ["flush", "cell"]
+    labels = labels_at(("JFK", 12), ("JFK", 25), ("JFK", 35), ("LGA", 35), ("EWR", 35))
+    found = join(labels, [FeatureLookup("weather", ["temp"])], {"weather": taken})
+    assert found["temp"].to_pylist() == [5, 9, 8, None, 1]
+
+
+@pytest.mark.parametrize("kind", ["loose", "cell"])
+def test_a_file_is_left_out_to_the_microsecond(tmp_path: Path, kind: str) -> None:
+    """One row at 10, of seq 7, and one label: what the manifest says is all that decides."""
+    taken = snapshot(tmp_path, GROUP, [[put("JFK", 10, 7, temp=1)]])
+    if kind == "cell":
+        taken = compacted(tmp_path, taken, [], 0)
+    for delay_us, max_age_us, with_status in itertools.product((0, 2), (None, 4), (False, True)):
+        lookup = FeatureLookup(
+            "weather", ["temp"], delay=timedelta(microseconds=delay_us),
+            max_age=None if max_age_us is None else timedelta(microseconds=max_age_us),
+        )  # fmt: skip
+        for label_us in (9, 10, 11, 12, 13, 14, 15):
+            [row] = join(
+                labels_at(("JFK", label_us)), [lookup], {"weather": taken}, with_status=with_status
+            ).to_pylist()
+            known = 10 + delay_us <= label_us
+            young = max_age_us is None or label_us - 10 <= max_age_us
+            assert row["temp"] == (1 if known and young else None)
+            if with_status:
+                assert row["weather__status"] == (
+                    "MISSING" if not known else "PRESENT" if young else "EXPIRED"
+                )
+    lookup = FeatureLookup("weather", ["temp"])
+    # What one role has no use for, another of the same group may need.
+    roles = [
+        FeatureLookup("weather", ["temp"], prefix="young_", max_age=timedelta(microseconds=4)),
+        FeatureLookup("weather", ["temp"], prefix="late_", delay="1h"),
+        lookup,
+    ]
+    [row] = join(labels_at(("JFK", 15)), roles, {"weather": taken}).to_pylist()
+    assert (row["young_temp"], row["late_temp"], row["temp"]) == (None, None, 1)
+    for seq, temp in ((6, None), (7, 1)):
+        before = {"weather": dataclasses.replace(taken, seq=seq)}
+        assert join(labels_at(("JFK", 10)), [lookup], before)["temp"].to_pylist() == [temp]
+
+
 # ── last_n ───────────────────────────────────────────────────────────────────────────────────
 
 
