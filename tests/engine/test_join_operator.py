@@ -176,7 +176,7 @@ def test_cells_give_what_loose_files_do(
 
 
 def test_a_window_is_left_out_only_if_none_of_its_cells_can_answer(tmp_path: Path) -> None:
-    """One label at a time, so that no other keeps a window from being left out.
+    """One label at a time, beside one that the newest window answers and that keeps cells read.
 
     ::
 
@@ -210,10 +210,65 @@ def test_a_window_is_left_out_only_if_none_of_its_cells_can_answer(tmp_path: Pat
     for key, label_us in itertools.product(moments, range(8, 68)):
         known = [at for at in moments[key] if at <= label_us]
         early = [at for at in known if at + 5 <= label_us]
-        [row] = join(labels_at((key, label_us)), lookups, {"weather": taken}).to_pylist()
+        labels = labels_at((key, label_us), (other if key == one else one, 66))
+        row, settled = join(labels, lookups, {"weather": taken}).to_pylist()
         assert row["temp"] == max(known, default=None)
         assert row["late_temp"] == max(early, default=None)
         assert row["never_temp"] is None
+        assert (settled["temp"], settled["late_temp"]) == (60, 60)
+
+
+@pytest.mark.parametrize(("in_cell", "loose"), [(3, 5), (5, 3)])
+def test_a_tie_of_a_cell_and_a_loose_file_is_decided_by_their_own_seqs(
+    tmp_path: Path, in_cell: int, loose: int
+) -> None:
+    """Other rows of the cell and of the file are newer, or older, than either."""
+    files = [
+        [put("JFK", 10, loose, temp=loose), put("JFK", 30, 8, temp=8), put("EWR", 10, 1, temp=1)],
+        [put("JFK", 10, in_cell, temp=in_cell), put("JFK", 20, 9, temp=9), put("LGA", 9, 2)],
+    ]
+    taken = snapshot(tmp_path, GROUP, files)
+    taken = compacted(tmp_path, taken, [], 1)
+    assert [entry.kind for entry in taken.files][:2] == ["flush", "cell"]
+    labels = labels_at(("JFK", 12), ("JFK", 25), ("JFK", 35), ("LGA", 35), ("EWR", 35))
+    found = join(labels, [FeatureLookup("weather", ["temp"])], {"weather": taken})
+    assert found["temp"].to_pylist() == [5, 9, 8, None, 1]
+
+
+@pytest.mark.parametrize("kind", ["loose", "cell"])
+def test_a_file_is_left_out_to_the_microsecond(tmp_path: Path, kind: str) -> None:
+    """One row at 10, of seq 7, and one label: what the manifest says is all that decides."""
+    taken = snapshot(tmp_path, GROUP, [[put("JFK", 10, 7, temp=1)]])
+    if kind == "cell":
+        taken = compacted(tmp_path, taken, [], 0)
+    for delay_us, max_age_us, with_status in itertools.product((0, 2), (None, 4), (False, True)):
+        lookup = FeatureLookup(
+            "weather", ["temp"], delay=timedelta(microseconds=delay_us),
+            max_age=None if max_age_us is None else timedelta(microseconds=max_age_us),
+        )  # fmt: skip
+        for label_us in (9, 10, 11, 12, 13, 14, 15):
+            [row] = join(
+                labels_at(("JFK", label_us)), [lookup], {"weather": taken}, with_status=with_status
+            ).to_pylist()
+            known = 10 + delay_us <= label_us
+            young = max_age_us is None or label_us - 10 <= max_age_us
+            assert row["temp"] == (1 if known and young else None)
+            if with_status:
+                assert row["weather__status"] == (
+                    "MISSING" if not known else "PRESENT" if young else "EXPIRED"
+                )
+    lookup = FeatureLookup("weather", ["temp"])
+    # What one role has no use for, another of the same group may need.
+    roles = [
+        FeatureLookup("weather", ["temp"], prefix="young_", max_age=timedelta(microseconds=4)),
+        FeatureLookup("weather", ["temp"], prefix="late_", delay="1h"),
+        lookup,
+    ]
+    [row] = join(labels_at(("JFK", 15)), roles, {"weather": taken}).to_pylist()
+    assert (row["young_temp"], row["late_temp"], row["temp"]) == (None, None, 1)
+    for seq, temp in ((6, None), (7, 1)):
+        before = {"weather": dataclasses.replace(taken, seq=seq)}
+        assert join(labels_at(("JFK", 10)), [lookup], before)["temp"].to_pylist() == [temp]
 
 
 # ── last_n ───────────────────────────────────────────────────────────────────────────────────
@@ -469,10 +524,41 @@ def test_batches_of_other_columns_are_refused(weather: fs.FeatureStore) -> None:
 def test_the_memory_limit_decides_how_many_are_answered_together() -> None:
     narrow, wide = pa.schema([("a", pa.int64())]), pa.schema([("a", pa.string())] * 100)
     limits = (1 << 29, 1 << 30, 1 << 33)
-    rows = [batches.rows_within(limit, narrow, 1) for limit in limits]
+    rows = [batches.rows_within(limit, narrow, [None]) for limit in limits]
     assert rows == sorted(set(rows))
-    assert batches.rows_within(1 << 30, wide, 1) < rows[1] / 10
-    assert batches.rows_within(1 << 30, narrow, 9) < rows[1] / 3
+    assert batches.rows_within(1 << 30, wide, [None]) < rows[1] / 10
+    assert batches.rows_within(1 << 30, narrow, [None] * 9) < rows[1] / 3
+
+
+def test_lists_count_as_many_values_as_they_may_have() -> None:
+    """Else a stream of lists of 50 takes three times its limit, and of more, more."""
+    schema = pa.schema([("x", pa.list_(pa.float64())), ("own", pa.list_(pa.float64()))])
+    for last_n in (10, 100, 1_000, 100_000):
+        rows = batches.rows_within(1 << 30, schema, [last_n], {"x": last_n})
+        assert 1 <= rows * last_n * 8 <= 1 << 30
+        assert batches.rows_within(1 << 34, schema, [last_n], {"x": last_n}) > 10 * rows
+    single = batches.rows_within(1 << 30, schema, [None])
+    assert batches.rows_within(1 << 30, schema, [1], {"x": 1}) > single / 2
+
+
+def test_a_stream_of_lists_is_cut_by_their_length(
+    weather: fs.FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same answer, in batches of no more labels than their lists leave room for."""
+    monkeypatch.setattr(batches, "_ROWS_MIN", 1)
+    monkeypatch.setattr(batches, "_FIXED_BYTES", batches.MEMORY_LIMIT_MIN - 100_000)
+    labels = labels_at(*[("JFK", 10 * n) for n in range(400)])
+    sizes = {}
+    for last_n in (1, 3, 300):
+        asked: dict[str, Any] = {"last_n": last_n, "with_status": True}
+        whole = weather.point_in_time(labels, "weather:*", **asked)
+        streamed = weather.point_in_time(
+            labels, "weather:*", **asked, stream=True, memory_limit=batches.MEMORY_LIMIT_MIN
+        )
+        found = list(streamed)
+        assert pa.Table.from_batches(found).equals(whole.combine_chunks().cast(streamed.schema))
+        sizes[last_n] = max(batch.num_rows for batch in found)
+    assert sizes[1] > sizes[3] > sizes[300]
 
 
 def test_times_without_a_zone_are_read_alike(weather: fs.FeatureStore) -> None:

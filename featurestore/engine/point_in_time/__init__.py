@@ -158,6 +158,7 @@ def stream(
     memory_limit : int
         Bytes to keep within, labels given in memory aside: as many labels are answered together
         as fit.  More labels together is faster, since keys of history are read for each time.
+        Lists of the last values count as if all were full.
     **how
         As of :func:`join`.
     """
@@ -166,7 +167,8 @@ def stream(
     plan = Plan.of(question, snapshots, stretches.schema.names)
     fields = [pa.field(name, kind) for name, kind in plan.types(snapshots).items()]
     schema = pa.schema([*stretches.schema, *fields])
-    rows = batches.rows_within(memory_limit, schema, len(plan.roles))
+    last = [role.last_n for role in plan.roles]
+    rows = batches.rows_within(memory_limit, schema, last, plan.lists())
     yield schema
     with Opened.of(snapshots) as opened:
         for stretch in stretches.of(rows):

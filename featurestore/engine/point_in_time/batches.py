@@ -12,7 +12,7 @@ iterator of record batches or tables   as it comes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from featurestore.errors import InvalidInput
 _LABEL_BYTES = 48
 _ROLE_BYTES = 120
 _TEXT_BYTES = 64
+
+# What one place of a list of last values costs beside the values: the row found, and its way there.
+_PLACE_BYTES = 96
 
 # What is in memory whatever the labels: keys and times of files being read, decoded row groups.
 _FIXED_BYTES = 256 << 20
@@ -141,12 +144,35 @@ def require_memory(memory_limit: int) -> None:
         )
 
 
-def rows_within(memory_limit: int, schema: pa.Schema, roles: int) -> int:
-    """Return how many labels may be answered together."""
+def rows_within(
+    memory_limit: int,
+    schema: pa.Schema,
+    roles: Sequence[int | None],
+    lists: Mapping[str, int] | None = None,
+) -> int:
+    """Return how many labels may be answered together.
+
+    Parameters
+    ----------
+    memory_limit : int
+        Bytes.
+    schema : pyarrow.Schema
+        Of the answer.
+    roles : sequence of int or None
+        For each, how many of the last values it gives; None where it gives one value.
+    lists : mapping of str to int, optional
+        The columns that are lists of last values, and how many there are at most: as many count.
+    """
     require_memory(memory_limit)
+    lists, places = lists or {}, sum(last_n or 0 for last_n in roles)
     # Answers of one stretch may still be held by who asked while the next are made.
-    row_bytes = _LABEL_BYTES + _ROLE_BYTES * roles + 2 * sum(_width(f.type) for f in schema)
-    return max((memory_limit - _FIXED_BYTES) // row_bytes, _ROWS_MIN)
+    values = sum(
+        _width(f.type) if f.name not in lists else lists[f.name] * _width(f.type.value_type)
+        for f in schema
+    )
+    row_bytes = _LABEL_BYTES + _ROLE_BYTES * len(roles) + _PLACE_BYTES * places + 2 * values
+    least = max(_ROWS_MIN // max(places, 1), 1)
+    return max((memory_limit - _FIXED_BYTES) // row_bytes, least)
 
 
 def _width(kind: pa.DataType) -> int:

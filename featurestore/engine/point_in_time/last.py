@@ -13,6 +13,19 @@ The rows of the labels' keys are put in order first, which takes some 100 bytes 
 may be more than :data:`ROWS_MAX` of them, they are counted, and some keys are gone through at a
 time: sources are read again for each stretch of keys, and memory is bounded, by the rows of one
 key at the least.
+
+What is left is the answer, and some 80 bytes beside each of its places.  With ``stream=True`` as
+many labels are answered together as have room if all lists are full (``batches.rows_within``).
+Peak of own memory, in MiB, with 10 float64 of 1M labels over 10M rows of 100k keys:
+
+====  ==================  ============================
+n     in one, the result  streamed, of a limit of 1024
+====  ==================  ============================
+1                         761
+10    1194, 784           944
+50                        885
+200                       412, of 100,000 labels
+====  ==================  ============================
 """
 
 from __future__ import annotations

@@ -136,3 +136,11 @@ class Plan:
             else:
                 kinds[column] = report_types[value]
         return kinds
+
+    def lists(self) -> dict[str, int]:
+        """Return the new columns that are lists of last values, and how many these are at most."""
+        return {
+            column: role.last_n
+            for column, role, value in self.columns
+            if role.last_n is not None and isinstance(value, partial)
+        }
