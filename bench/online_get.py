@@ -24,9 +24,9 @@ checksum and a dict of 22 entries: some thirty calls of Python at 50 to 300 ns e
 py-lmdb's transaction and get are 1.4 µs, the seeded hash 0.6 and the dict 1.  These three with
 checksum and unpacking, bare and without a call between them, took 35 % of a `get_record` in one run
 (4.6 of 13.1 µs, 200,000 keys, beside other work), so about 3 x C is the floor; what lies between it
-and 6 x is the clock, the plan, the key's encoding and types, header, status and the fences.  Five groups x 100
-entities are 500 lookups, 0.35 ms in C alone, so a hundredth of Feast's 80 ms (SQLite) is twice that
-limit, and of its 41 ms (Redis) about the limit itself.
+and 6 x is the clock, the plan, the key's encoding and types, header, status and the fences.  Five
+groups x 100 entities are 500 lookups, 0.35 ms in C alone, so a hundredth of Feast's 80 ms (SQLite)
+is twice that limit, and of its 41 ms (Redis) about the limit itself.
 
 **Reached** (full size, medians of 3 rounds, CPU ratios; other work ran beside it, so quiet figures
 are still to come; ``python -m bench online_get --size full``):
