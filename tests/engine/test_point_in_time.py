@@ -508,6 +508,24 @@ def test_several_groups_each_with_its_own_history(tmp_path: Path) -> None:
     ]
 
 
+def test_one_column_as_keys_of_two_types(tmp_path: Path) -> None:
+    """The text of a day is a key of texts and, as it is cast, one of dates: numbered apart."""
+    snapshots = {}
+    keys = {"dated": ("date", date(2024, 3, 1)), "worded": ("string", "2024-03-01")}
+    for number, (name, (dtype, key)) in enumerate(keys.items()):
+        group = define(
+            name, record_identifier="day", event_time="at", id=number + 1,
+            features={"day": dtype, "at": "timestamp", f"{name}_x": "int64"},
+        )  # fmt: skip
+        events = [put((key,), 1, 1, **{f"{name}_x": number})]
+        snapshots[name] = snapshot(tmp_path / name, group, [events])
+    labels = pa.table({"day": ["2024-03-01", "2024-03-02"], "event_time": times([5, 5])})
+    for names in (["dated", "worded"], ["worded", "dated"]):
+        answer = join(labels, [FeatureLookup(name) for name in names], snapshots)
+        assert answer["dated_x"].to_pylist() == [0, None]
+        assert answer["worded_x"].to_pylist() == [1, None]
+
+
 def test_lookups_of_one_reading_share_one_status(weather: dict[str, GroupSnapshot]) -> None:
     lookups = [FeatureLookup("weather", "temp"), FeatureLookup("weather", "at")]
     answer = join(labels_at(("JFK", 25)), lookups, weather, with_status=True)
