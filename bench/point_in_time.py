@@ -47,6 +47,11 @@ rounds; `few_labels` 0.046x (0.039 to 0.074), of three too; in one round `skewed
 `in_memory` 2.7x DuckDB (2.4 to 3.0), of 6x; `uncompacted` 2.9x our own `compacted` (2.3 to 3.7), of
 2x.
 
+The second CPU helps little: files are read and gathered from in threads, and the kernels between
+run one after the other.  Best of seven joins each, by turns on one CPU and on two, at full size on
+a machine that was nearly quiet: `compacted` 1.04x quicker on two, `uncompacted` 1.10x, `in_memory`
+1.18x.
+
 Feast, with ``--feast-venv DIR --size small --only wide``, on a machine that was not quiet: all
 1,700 labels take 4.9 CPU-s and 310 MiB, 56x ours; the tenth that it gets there takes 3.0, most of
 which does not depend on how many labels there are, so that the ratio a label says too much.
