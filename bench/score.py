@@ -16,10 +16,18 @@ written, in an environment of its own (:mod:`bench.ray_peer`).
 
 **A surprise would be** a job cheaper than the predict call it makes.
 
-**The bound.**  Of a million rows of 76 bytes: Arrow's own read of the file takes 0.12 CPU-seconds
-(zstd above all), its SHA-256, by which a job that goes on knows the file, 0.05, the rows 0.04 once
-their memory is there, and the predictions 0.03.  Together 0.24: of a model that takes 2.0 itself,
-as XGBoost's does here, that is 12 %.
+**The bound.**  Of a million rows of 76 bytes: Arrow's own read of the file takes 0.13 to 0.15
+CPU-seconds (zstd above all), its SHA-256, by which a job that goes on knows the file, 0.06, the
+rows 0.04 once their memory is there, and the predictions 0.04.  A job whose model does nothing
+takes 0.29 in all: of a model that takes 2.0 itself, as XGBoost's does here, that is 14 %, and
+without the SHA-256 still 11 %.
+
+The predict calls cost no more within the job; a tenth of a second stays unaccounted for, within
+the noise of that machine.  One call for all rows or one for each unit, another thread beside it or
+none: in one process by turns (262,144 rows, six rounds, a busy machine, a million rows' seconds)
+XGBoost's predict calls took 2.07 at the least alone and 2.13 within the job (medians 2.30 each),
+and the whole job 2.48 (2.74), 1.19 times as much.  Reading in smaller batches than a row group
+costs more (0.25 for 0.20), and rows written into the same memory again gain nothing that shows.
 
 **Reached** (full size, medians of three rounds on a quiet machine with two CPUs, with the ranges;
 ``python -m bench score --size full --ray-venv DIR``): 1.09 times the in-memory call of

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 PAUSE_SECONDS = 0.1
 
 
@@ -76,6 +79,16 @@ class Client:
         if "error" in facts:
             raise Refused(facts["error"])
         return found
+
+    def score(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the scores of rows, as the model itself would: nothing is text on the way.
+
+        Raises
+        ------
+        Refused, Died
+        """
+        body = payloads.as_npy(rows)
+        return payloads.from_npy(self.ask(body, payloads.NPY, payloads.NPY))
 
     def close(self) -> None:
         """End the process."""

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 CSV, JSON_LINES, JSON = "text/csv", "application/jsonlines", "application/json"
 RECORDIO, PARQUET = "application/x-recordio-protobuf", "application/x-parquet"
 CONTENT_TYPES = (CSV, JSON_LINES, JSON, RECORDIO, PARQUET)
+#: Arrays as NumPy writes them; no files of records are, only what the block path sends.
+NPY = "application/x-npy"
 
 _MAGIC = 0xCED7230A
 _HEAD = struct.Struct("<II")
@@ -37,6 +41,22 @@ _CHUNK_BYTES = 1 << 20
 
 class BadRecord(Exception):
     """A record that cannot be used; the message is SageMaker's ``ClientError`` in its own words."""
+
+
+def as_npy(array: NDArray[Any]) -> bytes:
+    """Return an array as NumPy's file format."""
+    import numpy as np
+
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def from_npy(data: bytes) -> NDArray[Any]:
+    """Return the array of such a file."""
+    import numpy as np
+
+    return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)

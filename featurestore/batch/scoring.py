@@ -16,6 +16,13 @@ A unit's output is written under a temporary name, synced and renamed, written b
 is the unit's own, and then told to the progress log.  Killed in between, the unit is done again, to
 the same bytes, and the store knows the id.  What a unit sees is fixed when the job begins: the seq
 of the store, and the moment that "now" is.
+
+Rows that kill
+--------------
+The model runs in the caller's process, which is cheapest; a row that kills the model (a fault in
+its library's C) kills the caller, too.  ``isolate=True`` puts it into a process of its own, by the
+files path's means (:mod:`featurestore.batch.client`): that one dies, and the unit is halved until
+the row is found.  A job that a row has killed may be called again so, and goes on.
 """
 
 from __future__ import annotations
@@ -33,20 +40,22 @@ from featurestore import models
 from featurestore.batch import blocks, pipeline, sources
 from featurestore.batch import capture as captured
 from featurestore.batch import job as batch_job
+from featurestore.batch.client import Client, Died, Refused
 from featurestore.batch.job import BatchJob, Fail, ProgressLog, Stop
 from featurestore.errors import FeatureStoreError, InvalidInput
-from featurestore.event_time import to_datetime, to_us
+from featurestore.event_time import duration_us, to_datetime, to_us
 from featurestore.feature_view import expand
 from featurestore.jobs import records
 from featurestore.storage import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from numpy.typing import NDArray
 
-    from featurestore.models import Model, ModelVersion
+    from featurestore.models import ModelVersion
+    from featurestore.models.formats import Scorer
     from featurestore.store import FeatureStore
 
 UNIT_ROWS = 131_072
@@ -71,6 +80,8 @@ def score(
     unit_rows: int = UNIT_ROWS,
     on_error: str = "fail",
     max_error_share: float = 1.0,
+    isolate: bool = False,
+    timeout: str | timedelta = "10m",
     capture: str | Path | None = None,
     name: str | None = None,
     progress: Callable[[int], None] | None = None,
@@ -110,6 +121,11 @@ def score(
         out and put aside with unit, row, reason and values (:meth:`BatchJob.errors`).
     max_error_share : float
         The job fails when more of the rows than this were left out.
+    isolate : bool
+        Whether the model runs in a process of its own, in one thread: a row that kills it is then
+        as one that it refuses.  A job that began without may go on with it.
+    timeout : str or timedelta
+        Of such a process, for one unit: then it is killed, and the unit halved.
     capture : path, optional
         A folder for capture records; see :mod:`featurestore.batch.capture`.
     name : str, optional
@@ -163,7 +179,8 @@ def score(
         lineage = {"model": version.reference, "digest": version.digest, "seq": store.snapshot()}
         record = batch_job.begin(store, name, request, lineage, rows_in_all=units.rows)
         if record["status"] != records.COMPLETED:
-            work = _Scoring(store, name, record, version, units, progress)
+            seconds = duration_us(timeout, what="timeout") / 1e6 if isolate else None
+            work = _Scoring(store, name, record, version, units, progress, seconds)
             work.run(lookups or version.lookups)
     return BatchJob(store, name)
 
@@ -179,6 +196,7 @@ class _Scoring:
         version: ModelVersion,
         units: sources.Table | sources.ParquetFiles,
         progress: Callable[[int], None] | None,
+        timeout: float | None,
     ) -> None:
         self._store = store
         self._name = name
@@ -189,6 +207,7 @@ class _Scoring:
         self._version = version
         self._units = units
         self._progress = progress
+        self._timeout = timeout  # None where the model runs in this process
         self._folder = records.folder(store, self._full)
         self._output = Path(self._asked["output"])
         self._rows = self._errors = 0
@@ -202,15 +221,15 @@ class _Scoring:
             self._rows += entry["rows"]
             self._errors += entry["errors"]
         try:
-            loaded = models.load(self._store, self._version)
             read, kept = self._reading(lookups, first=len(log.entries))
             self._group(kept)
-            # Only what the next stage needs goes on: memory that is free early is used again.
-            pipeline.run(
-                ((unit, table.select(kept), self._block(table)) for unit, table in read),
-                lambda item: (item[0], item[1], *self._scored(loaded, item[2])),
-                lambda item: self._write(log, *item),
-            )
+            with self._scorer() as scorer:
+                # Only what the next stage needs goes on: memory that is free early is used again.
+                pipeline.run(
+                    ((unit, table.select(kept), self._block(table)) for unit, table in read),
+                    lambda item: (item[0], item[1], *self._scored(scorer, item[2])),
+                    lambda item: self._write(log, *item),
+                )
             self._check_share()
         except Stop:
             self._end("Stopped", records.STOPPED)
@@ -275,27 +294,43 @@ class _Scoring:
 
     # ── scoring ──────────────────────────────────────────────────────────────────────────────
 
+    @contextlib.contextmanager
+    def _scorer(self) -> Iterator[Scorer]:
+        """Yield the model as a function: of this process, or asking another that runs it."""
+        if self._timeout is None:
+            yield models.load(self._store, self._version).score
+            return
+        (self._folder / "home").mkdir(parents=True, exist_ok=True)
+        arguments = [str(self._store.path), self._version.reference]
+        asked = Client(arguments, self._folder / "model.log", self._timeout)
+        with contextlib.closing(asked):
+            yield asked.score
+
     def _scored(
-        self, model: Model, rows: NDArray[np.float32]
+        self, scorer: Scorer, rows: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], list[tuple[int, str]], NDArray[np.float32] | None]:
         """Return scores, why some rows have none, and the rows if they are to be told of."""
         batch_job.require_unasked(self._store, self._name)
         refused: list[tuple[int, str]] = []
-        parts = self._bisected(model, rows, 0, refused) if len(rows) else []
+        parts = self._bisected(scorer, rows, 0, refused) if len(rows) else []
         scores = np.concatenate(parts) if parts else np.empty(0)
         if refused and self._asked["on_error"] == "fail":
             raise Fail(f"The model refuses row {self._rows + refused[0][0]:,}: {refused[0][1]}")
         return scores, refused, rows if refused or self._asked["capture"] else None
 
     def _bisected(
-        self, model: Model, rows: NDArray[np.float32], start: int, refused: list[tuple[int, str]]
+        self, scorer: Scorer, rows: NDArray[np.float32], start: int, refused: list[tuple[int, str]]
     ) -> list[NDArray[np.float64]]:
         """Score rows; what the model refuses is halved until it is one row."""
         try:
-            scores = model.score(rows)
+            scores = scorer(rows)
+        except Fail:
+            raise
         except Exception as error:  # noqa: BLE001  whatever a model raises is its answer
             if len(rows) == 1:
-                refused.append((start, f"{type(error).__name__}: {error}"))
+                is_told = isinstance(error, (Refused, Died))
+                why = str(error) if is_told else f"{type(error).__name__}: {error}"
+                refused.append((start, why))
                 return []
         else:
             if len(scores) != len(rows):
@@ -303,8 +338,8 @@ class _Scoring:
             return [scores]
         middle = len(rows) // 2
         return [
-            *self._bisected(model, rows[:middle], start, refused),
-            *self._bisected(model, rows[middle:], start + middle, refused),
+            *self._bisected(scorer, rows[:middle], start, refused),
+            *self._bisected(scorer, rows[middle:], start + middle, refused),
         ]
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────

@@ -19,10 +19,12 @@ JSON Lines                      an array of them, ``{"features": [...]}``, or an
                                 model's inputs by name
 RecordIO-protobuf               a dense vector of float32
 Parquet                         a table with the model's inputs as columns
+NPY                             rows of float32: what the block path asks with
 an answer of CSV                the score, or the scores of a row
 of JSON Lines                   ``{"score": 0.7}``, or ``{"scores": [...]}``
 of RecordIO-protobuf            a label ``score``
 of Parquet                      a column ``score``, or ``score_0``, ``score_1``, ...
+of NPY                          the scores as the model gave them, float64
 ==============================  ================================================================
 """
 
@@ -41,7 +43,7 @@ import numpy as np
 
 from featurestore import models
 from featurestore.batch import payloads, protobuf
-from featurestore.batch.payloads import CSV, JSON, JSON_LINES, PARQUET, RECORDIO
+from featurestore.batch.payloads import CSV, JSON, JSON_LINES, NPY, PARQUET, RECORDIO
 from featurestore.store import open as open_store
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ def read_rows(body: bytes, content_type: str, inputs: tuple[str, ...]) -> NDArra
     ValueError
         With what is wrong.
     """
+    if content_type == NPY:
+        return payloads.from_npy(body)
     if content_type == CSV:
         cells = [line.split(",") for line in body.decode().splitlines() if line]
         rows = [[float(cell) if cell.strip() else np.nan for cell in row] for row in cells]
@@ -136,6 +140,8 @@ def _parquet_rows(body: bytes, inputs: tuple[str, ...]) -> NDArray[np.float32]:
 
 def write_scores(scores: NDArray[np.float64], accept: str) -> bytes:
     """Return scores as an answer."""
+    if accept == NPY:
+        return payloads.as_npy(scores)
     if accept == PARQUET:
         return _parquet_scores(scores)
     if accept == RECORDIO:

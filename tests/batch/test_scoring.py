@@ -25,6 +25,7 @@ from featurestore import batch, models, monitor, training
 from featurestore.batch import blocks, pipeline
 from featurestore.batch import job as batch_job
 from featurestore.event_time import to_us
+from featurestore.jobs import records
 from featurestore.storage import seam
 
 ONNX = Path(__file__).parents[1] / "models" / "logistic.onnx"
@@ -510,13 +511,14 @@ def test_a_job_remembers_what_it_did_in_all_of_its_lives(
     earlier = batch.get(world, "job").record
     assert (earlier["status"], earlier["rows"]) == ("InProgress", 20)
     assert "20 of 50 rows" in repr(batch.get(world, "job"))
-    assert earlier["seconds"] > 0
+    assert 0 < earlier["seconds"] < 500
+    records.note(world, "batch/job", seconds=500.0)
     world.put_record("planes", {"tail": 1, "at": NOW, "seats": 1.0})
     record = batch.score(world, "late", labels(), unit_rows=20, name="job").record
     version = models.get(world, "late")
     assert record["lineage"] == {"model": "late:1", "digest": version.digest, "seq": seq}
     assert (record["status"], record["rows"], record["errors"]) == ("Completed", 50, 0)
-    assert record["seconds"] > earlier["seconds"]
+    assert record["seconds"] > 500
     assert [name for name, *_ in batch.get(world, "job").transitions] == [
         "Starting", "InProgress", "Completed",
     ]  # fmt: skip
@@ -533,6 +535,27 @@ def test_a_job_is_stopped_between_units_and_goes_on(world: fs.FeatureStore) -> N
     assert job.status == "Stopped"
     assert 10 <= job.record["rows"] < 500
     assert predictions(batch.score(world, "late", labels(500), **asked)).num_rows == 500
+
+
+def test_a_line_of_the_log_that_was_cut_is_not_there_and_the_next_is_whole(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "log"
+    log = batch_job.ProgressLog(path)
+    for n in range(3):
+        log.add(unit=n)
+    log.close()
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        log = batch_job.ProgressLog(path)
+        kept = [{"unit": n} for n in range(whole[:size].count(b"\n"))]
+        assert log.entries == kept
+        log.add(unit=9)
+        log.close()
+        again = batch_job.ProgressLog(path)
+        assert again.entries == [*kept, {"unit": 9}]
+        again.close()
 
 
 # ── the pipeline ─────────────────────────────────────────────────────────────────────────────
