@@ -22,6 +22,7 @@ import urllib3
 
 import featurestore as fs
 from featurestore import wire
+from featurestore_server.problems import TooManyRequests, problem
 from tests.server.serving import LIMITS, serving
 
 SMALL = LIMITS._replace(
@@ -89,6 +90,19 @@ def test_a_body_over_its_limit_is_413(url: str) -> None:
     line = json.dumps({"k": "a", "at": AT, "s": "x" * 20_000}).encode()
     assert post(url, "/v1/groups/g/ingest", line, wire.JSON_LINES)[0] == 413
     assert post(url, "/v1/batch-get", json.dumps({"keys": {"g": ["a"] * 51}}))[0] == 400
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_exactly_the_limit_is_taken_and_no_byte_more(chunked: bool, url: str) -> None:
+    query = json.dumps({"query": "SELECT 1 AS one"}).encode()
+    for path, kind, body, most in (
+        ("/v1/sql", "application/json", query, SMALL.json_bytes),
+        ("/v1/groups/g/ingest", wire.JSON_LINES, b"\n", SMALL.upload_bytes),
+    ):
+        for more, wanted in ((0, 200), (1, 413)):
+            whole = body.ljust(most + more, b"\n")
+            sent: Any = iter([whole[:1000], whole[1000:]]) if chunked else whole
+            assert post(url, path, sent, kind)[0] == wanted, (path, more)
 
 
 # ── bombs ────────────────────────────────────────────────────────────────────────────────────
@@ -365,6 +379,51 @@ def test_more_requests_than_the_worker_takes_are_429(tmp_path: Path) -> None:
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
         for client in held:
             client.close()
+
+
+def test_every_refusal_for_now_says_when_to_come_again() -> None:
+    for error, status in (
+        (fs.StoreBusy("x"), 503),
+        (fs.Unavailable("x"), 503),
+        (fs.OutcomeUnknown("x"), 503),
+        (TooManyRequests("x", after_seconds=2.5), 429),
+    ):
+        found, headers, _ = problem(error)
+        assert (found, headers["retry-after"]) == (status, "3" if status == 429 else "1")
+
+
+def test_no_read_transaction_waits_for_a_client(tmp_path: Path) -> None:
+    """LMDB keeps every page since the oldest: a client that waits may not hold one."""
+    limits = LIMITS._replace(stall_seconds=60.0)
+    with fs.open(tmp_path / "store") as store:
+        store.create_feature_group("g", record_identifier="k", event_time="at", features=FEATURES)
+        store.ingest("g", [{"k": f"k{i}", "at": AT, "s": "x" * 1000} for i in range(10_000)])
+        store.flush()
+        query = json.dumps({"query": "SELECT * FROM g"}).encode()
+        keys = json.dumps({"keys": {"g": [f"k{i}" for i in range(9_000)]}}).encode()
+        with serving(store, limits) as url:
+            host, port = url.removeprefix("http://").split(":")
+            waiting = []
+            for asked, body in (
+                (b"GET /v1/changes", b""),
+                (b"GET /v1/changes?follow=false", b""),
+                (b"GET /v1/groups/g/records?limit=9000", b""),
+                (b"GET /v1/backup", b""),
+                (b"POST /v1/sql", query),
+                (b"POST /v1/batch-get", keys),
+            ):
+                client = socket.create_connection((host, int(port)))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                size = b"Content-Length: %d\r\n" % len(body) if body else b""
+                client.sendall(asked + b" HTTP/1.1\r\nHost: localhost\r\n" + size + b"\r\n" + body)
+                assert client.recv(12) == b"HTTP/1.1 200", asked
+                waiting.append(client)
+            deadline = time.monotonic() + 30
+            while store.stat()["readers"] and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert store.stat()["readers"] == 0
+            for client in waiting:
+                client.close()
 
 
 # ── bodies that are more than they seem ──────────────────────────────────────────────────────
