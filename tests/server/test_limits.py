@@ -135,7 +135,7 @@ PLAIN = pa.table({"k": ["a"] * 1234, "x": [1.0] * 1234})
 
 BOMBS: dict[str, tuple[bytes, str]] = {
     "compressed Arrow": (arrow(ZEROS.slice(0, 100_000), compression="zstd"), wire.ARROW),
-    "a batch too large": (arrow(ZEROS), wire.ARROW),
+    "a batch too large": (arrow(ZEROS.slice(0, 400_000)), wire.ARROW),
     "a dictionary that unfolds": (arrow(pa.table({"s": LONG})), wire.ARROW),
     "views of one text": (arrow(VIEWS), wire.ARROW),
     "one run of two billion": (arrow(RUNS), wire.ARROW),
@@ -154,6 +154,16 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 }
 
 
+#: What has to be seen from the outside of a frame, not by what comes of decoding it.
+SEEN = {
+    "compressed Arrow": "is compressed",
+    "a batch too large": "the limit is",
+    "rows that are not there": "more than those can hold",
+    "nulls without bytes": "more than those can hold",
+    "a negative number of rows": "more than those can hold",
+}
+
+
 @pytest.mark.parametrize("bomb", BOMBS)
 @pytest.mark.parametrize("path", ["/v1/groups/g/ingest", "/v1/groups/g/ingest?whole=true"])
 def test_a_bomb_is_refused_before_it_goes_off(bomb: str, path: str, url: str) -> None:
@@ -161,6 +171,7 @@ def test_a_bomb_is_refused_before_it_goes_off(bomb: str, path: str, url: str) ->
     before = memory_bytes()
     status, problem = post(url, path, body, kind)
     assert status in (400, 413), problem
+    assert SEEN.get(bomb, "") in problem["detail"]
     assert memory_bytes() - before < 200 << 20
 
 
@@ -210,7 +221,7 @@ def test_a_body_that_stops_is_dropped(url: str) -> None:
 def test_a_body_in_drops_is_dropped(url: str) -> None:
     drops = [b"1\r\n{\r\n"] * 15
     heard = talk(url, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *drops, pause=0.3)
-    assert b"HTTP/1.1 408" in heard or b"Error" in heard
+    assert b"slower than" in heard or b"Error" in heard
 
 
 def test_two_lengths_are_refused(url: str) -> None:
