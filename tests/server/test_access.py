@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,6 +123,60 @@ def test_an_admin_of_everything_may_do_everything(world: World) -> None:
         for group in ("open", "shut"):
             for act in doing(group).values():
                 act(store)
+
+
+UPLOADS = {
+    "ingest": "/v1/groups/shut/ingest",
+    "join": "/v1/point-in-time?features=shut:x",
+    "SQL": "/v1/sql?query=SELECT%201",
+    "keys": "/v1/keys",
+    "backup": "/v1/backup",
+    "document": "/v1/documents?kind=run&series=s",
+}
+BODIES = UPLOADS | {
+    "put": "/v1/groups/open/records",
+    "write": "/v1/write",
+    "create": "/v1/groups",
+    "erase": "/v1/groups/open/erase",
+    "get": "/v1/batch-get",
+    "features": "/v1/get-features",
+}
+
+
+def answered_without_a_body(world: World, path: str, key: str) -> bytes:
+    """Send a head and nothing of the body it speaks of; returns what is answered to that."""
+    kind = b"application/vnd.apache.arrow.stream" if "sql" in path else b"application/json"
+    host, port = world.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\n".encode()
+            + b"Content-Type: %b\r\nContent-Length: 1000\r\n\r\n" % kind
+        )
+        return client.recv(12)
+
+
+def test_who_may_not_is_told_so_before_its_body_is_read(world: World) -> None:
+    for name, path in BODIES.items():
+        assert answered_without_a_body(world, path, "fs_no_key") == b"HTTP/1.1 401", name
+    for name, path in UPLOADS.items():
+        assert answered_without_a_body(world, path, world.made["writer"]) == b"HTTP/1.1 403", name
+
+
+def test_a_pattern_is_a_whole_name() -> None:
+    for pattern, name, allowed in (
+        ("open", "open", True),
+        ("open", "open2", False),
+        ("open*", "open2", True),
+        ("o?en", "open", True),
+        ("*en", "open", True),
+        ("*en", "open2", False),
+        ("[no]pen", "open", True),
+        ("OPEN", "open", False),
+        ("op", "open", False),
+    ):
+        caller = access.Caller("k", "n", (("reader", pattern),))
+        assert caller.may_verb("get_record", name) is allowed, (pattern, name)
+        assert not caller.may_verb("verify", "*")
 
 
 def test_what_a_group_is_called_is_not_told(world: World) -> None:
