@@ -19,17 +19,17 @@ each shuffled row to a place that is in no cache.  Above a pass in order, a shuf
 row, a busy machine, where a pass in order takes 0.040 µs): 0.010 µs for rows of 80 bytes to random
 places of two blocks of 10.5 MB in turns (0.015 alone, and 0.005 in order, from a tile in the
 first-level cache, with lines asked for ahead), 0.005 for stripes of 16 KiB from all over the file,
-and 0.003 for drawing the order.  So 1.45 is what this window can reach; of 16 stripes, whose blocks
-are half as large, 0.005 µs less.
+and 0.003 for drawing the order.  These add up to 1.45 times
+a pass in order; what is reached is more, and how much depends on who else uses the memory.
 
 **Reached** (full size, medians of three rounds on a quiet machine with two CPUs; ``python -m bench
 loader --size full``), CPU a row: 0.035 µs in order, that is 28 M rows a CPU-second, where pyarrow
 takes 0.113 from a plain file, Lance 0.132, DuckDB 0.177, torch 0.37 and Hugging Face datasets 5.3;
-3.2, 4.6 and 2.5 times the best peer in batches of 4,096, 1,024 and 8,192.  Shuffled 0.072 µs: 95
-times as cheap as torch's DataLoader, 13 times as one who gathers batches from memory, and 1.7
-times our own in order (1.4 to 2.5), of 1.5.  15 ms to the first batch, 17 to resume.  Above the
-imports 232 MB in order; shuffled 478 MB, of 300, of which 232 are our own and the rest pages of
-mapped files.
+3.2, 4.6 and 2.5 times the best peer in batches of 4,096, 1,024 and 8,192.  The shuffled figures
+are newer, of the loader that reads its files instead of mapping them, three rounds: 0.079 µs where
+a pass in order took 0.041, **2.0 times (1.6 to 2.6), of 1.5: not reached**; 87 times as cheap as
+torch's DataLoader; 110 MB above the imports, of 300 (89 in order), where mapped files took 478.
+15 ms to the first batch and 17 to resume were measured before that.
 
 What is to the peers' advantage: only pyarrow's, DuckDB's, Lance's and torch's own reading is
 measured, and the one transpose that makes rows of their columns; labels are left out by all but
