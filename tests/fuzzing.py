@@ -267,7 +267,10 @@ def main() -> int:
         command = [sys.executable, "-m", "tests.fuzzing", asked.target, "--engine"]
         seconds = f"-max_total_time={int(asked.minutes * 60)}"
         # The artifact of a crash is left in the current folder, and named on standard error.
-        ended = subprocess.run([*command, seconds, "-max_len=4096", found, kept], check=False)
+        # One input may take no gigabyte; all together may, since compiled code keeps some bytes of
+        # each error that it raises, and there are hundreds of millions.
+        limits = ("-max_len=4096", "-malloc_limit_mb=1024", "-rss_limit_mb=0")
+        ended = subprocess.run([*command, seconds, *limits, found, kept], check=False)
         if ended.returncode:
             return ended.returncode
         subprocess.run([*command, "-merge=1", least, kept, found], check=True)

@@ -134,7 +134,6 @@ def chapters(store: fs.FeatureStore) -> list[Callable[[], Any]]:  # noqa: C901 -
 
     def backup() -> None:
         copies = store.path.parent / "copies"
-        copies.mkdir(exist_ok=True)
         store.backup(copies / str(len(list(copies.iterdir()))))
 
     def both(k: int, minute: int, x: int, request_id: str) -> Any:
@@ -235,6 +234,7 @@ def write_book(through: str) -> Book:
     """Live undisturbed, and write it down; the calls of libc in a child of their own."""
     book = Book(after=[{}])
     with lived_small(), fresh_folder() as folder:
+        (folder / "copies").mkdir()
         with opened(folder / "store") as store:
             for chapter in chapters(store):
                 chapter()
@@ -276,7 +276,7 @@ def suffer(folder: Path, through: str, at: int, mode: str, plant: str | None = N
     if plant:
         plants.sow(plant)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    _disk(folder).mkdir()
+    (_disk(folder) / "copies").mkdir(parents=True)  # the store's backups, in a folder of the user's
     with lived_small():
         if through == "seam":
             calls = seam.on_call = _AtCall(at, mode)
